@@ -1,0 +1,3 @@
+package partition
+
+func (d *osBootDir) Sync() error { return d.syncDir(".") }
