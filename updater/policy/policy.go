@@ -37,12 +37,17 @@ type Server struct {
 	PasswordFile string `mapstructure:"password_file"` // file whose first line is the password of User
 	CAFile       string `mapstructure:"ca_file"`       // PEM certificates to trust in place of the system's
 	Proxy        string `mapstructure:"proxy"`         // http, https or socks5 URL; empty: as the environment says
+	// PCRPolicyServer is the URL that takes a release's PCR policy by POST;
+	// empty: nobody does.
+	PCRPolicyServer string `mapstructure:"pcr_policy_server"`
 
 	// Password is the one that Flatcar's update.conf gives in plain text. The
 	// policy file cannot hold one: it names PasswordFile, which comes first.
 	Password Secret `mapstructure:"-"`
-	// PCRPolicyServer takes a release's PCR policy by POST; empty: nobody does.
-	PCRPolicyServer string `mapstructure:"pcr_policy_server"`
+	// Version is the version that Flatcar's files say is running, which its
+	// users override to be offered a release again. Only update checks send
+	// it; empty: they send what runs. Accept never sees it.
+	Version string `mapstructure:"-"`
 }
 
 // Flatcar says whether Flatcar's own configuration is read as well.
@@ -135,7 +140,7 @@ type OnTimeout string
 
 const (
 	Abort OnTimeout = "abort" // resume the workloads, release the permit, queue again
-	Hold  OnTimeout = "wait"  // keep the permit and go on draining
+	Wait  OnTimeout = "wait"  // keep the permit and go on draining
 	Force OnTimeout = "force" // reboot with what is still running
 )
 
