@@ -1,0 +1,3 @@
+package image
+
+func openSquash(m *meter) (node, error) { return nil, ErrFormat }
