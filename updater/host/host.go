@@ -1,0 +1,88 @@
+// Package host is the machine that the updater runs on: who it is, what its
+// slots hold, the release's hook, and the operator's health checks.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drydock-os/drydock/updater/image"
+)
+
+// Identity is what tells a machine, and one boot of it, from others.
+type Identity struct {
+	MachineID string // /etc/machine-id, 32 hexadecimal digits
+	BootID    string // /proc/sys/kernel/random/boot_id, with dashes
+	Arch      string // uname -m
+}
+
+// maxSmallFile bounds the files read from the running system, in bytes.
+const maxSmallFile = 64 << 10
+
+// Identify returns the identity of the system whose files are under root, "/"
+// for the running one. Arch is always the running kernel's.
+func Identify(root string) (Identity, error) {
+	machine, err := readSmall(filepath.Join(root, "etc/machine-id"))
+	if err != nil {
+		return Identity{}, fmt.Errorf("read machine-id: %w", err)
+	}
+	id := Identity{MachineID: strings.TrimSpace(string(machine))}
+	if !isMachineID(id.MachineID) {
+		return Identity{}, fmt.Errorf("read machine-id: %q is not 32 hexadecimal digits: see systemd-machine-id-setup(1)", id.MachineID)
+	}
+	boot, err := readSmall(filepath.Join(root, "proc/sys/kernel/random/boot_id"))
+	if err != nil {
+		return Identity{}, fmt.Errorf("read boot-id: %w", err)
+	}
+	if id.BootID = strings.TrimSpace(string(boot)); id.BootID == "" {
+		return Identity{}, errors.New("read boot-id: the file is empty")
+	}
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return Identity{}, fmt.Errorf("read architecture: %w", err)
+	}
+	id.Arch = unix.ByteSliceToString(uts.Machine[:])
+	return id, nil
+}
+
+// isMachineID follows machine-id(5). "uninitialized" is not one.
+func isMachineID(s string) bool {
+	return len(s) == 32 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// Running returns the release of the system whose files are under root, "/"
+// for the running one (os-release(5): /etc before /usr/lib).
+func Running(root string) (image.Release, error) {
+	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
+		data, err := readSmall(filepath.Join(root, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return image.Release{}, fmt.Errorf("read os-release: %w", err)
+		}
+		return image.ParseOSRelease(data)
+	}
+	return image.Release{}, fmt.Errorf("read os-release under %s: %w", root, fs.ErrNotExist)
+}
+
+// readSmall returns the content of a file that should be small.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSmallFile+1))
+	if err == nil && len(data) > maxSmallFile {
+		err = fmt.Errorf("%s: more than %d bytes", path, maxSmallFile)
+	}
+	return data, err
+}

@@ -1,0 +1,203 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drydock-os/drydock/updater/image"
+)
+
+// ErrNoMount says that the slot cannot be mounted here: it is a plain file, or
+// we are not root. The caller decides what that means.
+var ErrNoMount = errors.New("slot cannot be mounted here")
+
+// errTwin says that a file system with the same UUID is mounted already, which
+// btrfs refuses for another device.
+var errTwin = errors.New("a file system with the same UUID is mounted")
+
+// OSRelease returns the release that a slot holds, by reading the image, or,
+// where no reader knows its file system and the slot is a device, by mounting
+// it (read-only, nothing on it may run). What cannot be read either way is
+// image.ErrFormat.
+func OSRelease(device string) (image.Release, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
+	}
+	release, formatErr := image.OSRelease(f, size)
+	if !errors.Is(formatErr, image.ErrFormat) {
+		return release, formatErr
+	}
+	err = withMount(mount{Device: device, Flags: unix.MS_NOEXEC}, func(dir string) error {
+		var err error
+		release, err = mountedRelease(dir)
+		return err
+	})
+	if errors.Is(err, ErrNoMount) || errors.Is(err, errTwin) {
+		return image.Release{}, fmt.Errorf("%w (%w)", formatErr, err)
+	}
+	return release, err
+}
+
+// mountedRelease reads the os-release of the slot mounted at dir. os.Root
+// keeps a symbolic link of the slot from naming a file of the running system;
+// an absolute one is therefore an error.
+func mountedRelease(dir string) (image.Release, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
+	}
+	defer root.Close()
+	for _, name := range []string{"lib/os-release", "usr/lib/os-release", "etc/os-release"} {
+		f, err := root.Open(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
+		}
+		data, err := io.ReadAll(io.LimitReader(f, maxSmallFile))
+		f.Close()
+		if err != nil {
+			return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
+		}
+		return image.ParseOSRelease(data)
+	}
+	return image.Release{}, fmt.Errorf("read os-release of slot: %w", fs.ErrNotExist)
+}
+
+// mount is one mounting of a slot.
+type mount struct {
+	Device string
+	Dir    string  // where to make the mount point; the temporary directory if empty
+	Flags  uintptr // besides read-only, no devices, no set-user-ID
+}
+
+// withMount runs use with m's slot mounted read-only at dir. The mount lives in
+// a mount namespace of its own where the kernel allows one: nobody else sees
+// it, and it is gone with us even if we are killed. It is taken down in any
+// case, lazily if something still holds it.
+func withMount(m mount, use func(dir string) error) error {
+	kind, err := m.kind()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(m.Dir, "drydock-slot-")
+	if err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	// Not RemoveAll: should the unmount fail, nothing on the slot may be hit.
+	defer os.Remove(dir)
+	return onThread(func() error {
+		// Without a namespace the mount is merely visible to others.
+		if unix.Unshare(unix.CLONE_NEWNS) == nil {
+			// Slave: what the host mounts meanwhile (an automounted /boot)
+			// still arrives here, and nothing of ours leaves.
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+				return fmt.Errorf("make mounts private: %w", err)
+			}
+		}
+		if err := m.attach(kind, dir); err != nil {
+			return err
+		}
+		return errors.Join(use(dir), detach(dir))
+	})
+}
+
+// kind returns the slot's file system, or ErrNoMount.
+func (m mount) kind() (string, error) {
+	if os.Geteuid() != 0 {
+		return "", fmt.Errorf("%w: not root", ErrNoMount)
+	}
+	f, err := os.Open(m.Device)
+	if err != nil {
+		return "", fmt.Errorf("mount slot: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("mount slot: %w", err)
+	}
+	if info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
+		return "", fmt.Errorf("%w: %s is not a block device", ErrNoMount, m.Device)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return "", fmt.Errorf("mount slot: %w", err)
+	}
+	kind := image.Kind(f, size)
+	if kind == "" {
+		return "", fmt.Errorf("mount slot %s: %w", m.Device, image.ErrFormat)
+	}
+	return kind, nil
+}
+
+// mountOptions keep each file system from replaying a journal onto a slot
+// whose content is verified: read-only alone does not.
+var mountOptions = map[string]string{
+	"ext4":  "noload",
+	"btrfs": "rescue=nologreplay",
+	"xfs":   "norecovery,nouuid",
+}
+
+func (m mount) attach(kind, dir string) error {
+	flags := m.Flags | unix.MS_RDONLY | unix.MS_NODEV | unix.MS_NOSUID
+	err := unix.Mount(m.Device, dir, kind, flags, mountOptions[kind])
+	if kind == "ext4" && err != nil {
+		// A kernel may have the older drivers alone. They take no journal.
+		if unix.Mount(m.Device, dir, "ext2", flags, "") == nil {
+			err = nil
+		}
+	}
+	if kind == "btrfs" && errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("mount slot %s: %w", m.Device, errTwin)
+	}
+	if err != nil {
+		return fmt.Errorf("mount slot %s as %s: %w", m.Device, kind, err)
+	}
+	return nil
+}
+
+func detach(dir string) error {
+	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	if err == nil {
+		return nil
+	}
+	// A process that left the hook's group may still hold it. Detached, the
+	// mount ends with that process.
+	if lazy := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); lazy != nil {
+		return fmt.Errorf("unmount slot: %w (%w)", lazy, err)
+	}
+	return nil
+}
+
+// onThread runs f on a thread of its own, which ends with f, so that what f
+// does to the thread's namespaces is seen by nobody else.
+func onThread(f func() error) (err error) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends
+		if unix.Gettid() != os.Getpid() {
+			err = f()
+			return
+		}
+		// The main thread would not end, and /proc/self shows its view. Hold
+		// it here while another one does the work.
+		err = onThread(f)
+		runtime.UnlockOSThread()
+	})
+	wg.Wait()
+	return err
+}

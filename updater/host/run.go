@@ -1,0 +1,129 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+const (
+	// killDelay is how long a program may take to end after SIGTERM.
+	killDelay = 5 * time.Second
+	// maxLine is the longest line of output passed on, in bytes; a longer one
+	// is cut.
+	maxLine = 1024
+	// maxOutput bounds what one program may say, in bytes. The rest is read,
+	// so that the program does not stop, and dropped.
+	maxOutput = 256 << 10
+)
+
+// ExitError says that a program ended with a code other than 0.
+type ExitError struct {
+	Program string
+	Code    int    // -1 if a signal ended it
+	Signal  string // the signal's name, or ""
+}
+
+func (e *ExitError) Error() string {
+	if e.Signal != "" {
+		return fmt.Sprintf("%s was ended by signal: %s", e.Program, e.Signal)
+	}
+	return fmt.Sprintf("%s exited with code %d", e.Program, e.Code)
+}
+
+// program is one run of an executable, in a process group of its own.
+type program struct {
+	Name    string // as errors call it
+	Path    string
+	Args    []string
+	Env     []string
+	Timeout time.Duration
+	Output  func(line string)
+}
+
+// run runs p until it ends, its time is up or ctx is. Then its whole process
+// group is killed: nothing that it started in it goes on. An output that a
+// process which left the group holds open does not keep run.
+func (p program) run(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, p.Path, p.Args...)
+	cmd.Env, cmd.Dir = p.Env, "/"
+	// Pdeathsig: a daemon that was killed does not leave a hook behind that
+	// changes boot flags under the next one.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killDelay
+	out := &lines{emit: p.Output}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", p.Name, err)
+	}
+	err := cmd.Wait()
+	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	out.flush()
+	return p.explain(ctx, err)
+}
+
+func (p program) explain(ctx context.Context, err error) error {
+	var exit *exec.ExitError
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil:
+		return fmt.Errorf("%s did not end within %s: %w", p.Name, p.Timeout, ctx.Err())
+	case ctx.Err() != nil && err != nil:
+		return fmt.Errorf("run %s: %w", p.Name, ctx.Err())
+	case errors.As(err, &exit):
+		e := &ExitError{Program: p.Name, Code: exit.ExitCode()}
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			e.Signal = st.Signal().String()
+		}
+		return e
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // it ended well; something it started keeps its output open
+	case err != nil:
+		return fmt.Errorf("run %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// lines passes output on line by line, within bounds.
+type lines struct {
+	emit func(string)
+	line []byte
+	seen int
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	n := len(p)
+	if l.emit == nil || l.seen > maxOutput {
+		return n, nil
+	}
+	for len(p) > 0 {
+		head, rest, found := bytes.Cut(p, []byte{'\n'})
+		l.line = append(l.line, head[:min(len(head), maxLine-len(l.line))]...)
+		if p = rest; found {
+			l.flushLine()
+		}
+	}
+	if l.seen += n; l.seen > maxOutput {
+		l.flush()
+		l.emit(fmt.Sprintf("(output after %d KiB is dropped)", maxOutput>>10))
+	}
+	return n, nil
+}
+
+func (l *lines) flushLine() {
+	l.emit(string(bytes.ToValidUTF8(bytes.TrimRight(l.line, "\r"), []byte{'?'})))
+	l.line = l.line[:0]
+}
+
+// flush passes on what stands after the last end of line.
+func (l *lines) flush() {
+	if len(l.line) > 0 {
+		l.flushLine()
+	}
+}
