@@ -199,7 +199,8 @@ func (c *checks) url(key, text string, schemes ...string) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Hostname() == "" || !slices.Contains(schemes, u.Scheme):
-		c.add(key, "%q is no URL with a host that begins with %s://", text, strings.Join(schemes, ":// or "))
+		shown := text[strings.LastIndexByte(text, '@')+1:] // not the password
+		c.add(key, "%q is no URL with a host that begins with %s://", shown, strings.Join(schemes, ":// or "))
 	case u.User != nil && key != "server.proxy":
 		c.add(key, "holds a user: write it in server.user and server.password_file")
 	}

@@ -1,0 +1,109 @@
+package config
+
+import (
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// known are the keys that a policy file may hold, tables among them, in the
+// order of policy.Policy. The tables of a list have no index: reboot.windows.start.
+type known struct{ names []string }
+
+func knownKeys() known {
+	var k known
+	k.add("", reflect.TypeFor[policy.Policy]())
+	return k
+}
+
+func (k *known) add(table string, t reflect.Type) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		tag := f.Tag.Get("mapstructure")
+		if tag == "-" {
+			continue
+		}
+		key := join(table, tag)
+		k.names = append(k.names, key)
+		inner := f.Type
+		if inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct && !isText(inner) {
+			k.add(key, inner)
+		}
+	}
+}
+
+// has reports whether key, with or without indexes, is known. The file as a
+// whole, "", is.
+func (k known) has(key string) bool {
+	key = unindexed(key)
+	return key == "" || slices.Contains(k.names, key)
+}
+
+var index = regexp.MustCompile(`\[[0-9]+\]`)
+
+// unindexed returns a key without its indexes.
+func unindexed(key string) string { return index.ReplaceAllString(key, "") }
+
+// Nearest returns the known key that key most likely stands for, or "" where
+// none is near: a slip in one part, or the right name in the wrong table.
+func Nearest(key string, known []string) string {
+	best, least := "", 1+len(lastPart(key))/3
+	for _, name := range known {
+		if d := distance(key, name); d <= least {
+			best, least = name, d-1
+		}
+	}
+	return best
+}
+
+// distance counts the slips between two keys. A key in another table is one
+// slip away from its namesake, whatever the tables are called.
+func distance(key, name string) int {
+	d := slips(strings.ToLower(key), name)
+	part := lastPart(key)
+	if strings.ContainsRune(name, '.') && len(part) > 2 {
+		d = min(d, 1+slips(strings.ToLower(part), lastPart(name)))
+	}
+	return d
+}
+
+func lastPart(key string) string {
+	return strings.Trim(key[strings.LastIndexByte(key, '.')+1:], `"`)
+}
+
+// maxSlips bounds the length of what is compared: no known key is as long.
+const maxSlips = 64
+
+// slips is the optimal string alignment distance: insertions, deletions,
+// substitutions and swaps of neighbours, where - and _ are the same.
+func slips(a, b string) int {
+	if len(a) > maxSlips || len(b) > maxSlips {
+		return maxSlips
+	}
+	a, b = strings.ReplaceAll(a, "-", "_"), strings.ReplaceAll(b, "-", "_")
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last, row = last, row, before
+	}
+	return last[len(b)]
+}
