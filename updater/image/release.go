@@ -27,22 +27,41 @@ const (
 	maxFields = 256
 )
 
-// OSRelease returns the release that the file system in img says it is. It is
-// looked for where it stands in an image of /usr and of a whole system:
-// lib/os-release, usr/lib/os-release, etc/os-release. The first that is there
+// releaseNames are where an os-release file stands in an image of /usr and in
+// one of a whole system. /etc is last: it is the operator's, the others came
+// with the release.
+var releaseNames = []string{"lib/os-release", "usr/lib/os-release", "etc/os-release"}
+
+// OSRelease returns the release that the file system in img says it is, by
+// lib/os-release, usr/lib/os-release or etc/os-release: the first that is there
 // counts, also if it cannot be read. None is fs.ErrNotExist.
 func OSRelease(img io.ReaderAt, size int64) (Release, error) {
-	for _, name := range []string{"lib/os-release", "usr/lib/os-release", "etc/os-release"} {
-		data, err := ReadFile(img, size, name, maxRelease)
+	root, err := open(img, size)
+	if err != nil {
+		return Release{}, fmt.Errorf("read os-release from image: %w", err)
+	}
+	return findRelease(root)
+}
+
+// TreeRelease is OSRelease for a directory tree: a mounted slot, or a running
+// system. Symbolic links are followed as if the tree's root were the root
+// directory.
+func TreeRelease(tree fs.ReadLinkFS) (Release, error) {
+	return findRelease(treeNode{fsys: tree, path: ".", mode: fs.ModeDir})
+}
+
+func findRelease(root node) (Release, error) {
+	for _, name := range releaseNames {
+		data, err := read(root, name, maxRelease)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return Release{}, err
+			return Release{}, fmt.Errorf("read %s: %w", name, err)
 		}
 		return ParseOSRelease(data)
 	}
-	return Release{}, fmt.Errorf("read os-release from image: %w", fs.ErrNotExist)
+	return Release{}, fmt.Errorf("read os-release: %w", fs.ErrNotExist)
 }
 
 // ParseOSRelease parses an os-release file (os-release(5)): shell-compatible
