@@ -1,0 +1,206 @@
+package updater
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/drydock-os/drydock/omaha"
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// Observed is what was seen on one look at the machine and at what is around it.
+type Observed struct {
+	Now      time.Time
+	BootID   string
+	Known    bool   // booted slot and flags could be read
+	Unknown  string // why not
+	Booted   partition.Slot
+	Flags    partition.Table
+	Release  string // version that runs, by its own os-release
+	Health   Health
+	Permit   Permit
+	Drained  bool
+	Offer    *omaha.Offer // of the last check, nil if there is none
+	Stale    bool         // the schedule or somebody asks for a check
+	Asked    bool         // somebody asked for the update now: download windows do not hold it
+	Older    bool         // and was allowed to take an older release
+	Failed   *Failure     // what went wrong last, while it is waited for before it is tried again
+	Blockers []Reason     // inhibitors, sessions, health, scheduler: what must not be in the way of a permit
+	Stopped  []Reason     // what takes a permit's use away again: a freeze
+}
+
+// A Failure is a step that went wrong and is not tried again before Until.
+type Failure struct {
+	Step  Step
+	Err   error
+	Until time.Time
+}
+
+// view is one look as facts for Decide, and as reasons for people.
+type view struct {
+	Facts   Facts
+	Reasons []Reason
+}
+
+func (v *view) because(kind string, until time.Time, format string, args ...any) {
+	v.Reasons = append(v.Reasons, Reason{Kind: kind, Text: fmt.Sprintf(format, args...), Until: until})
+}
+
+// derive makes facts of what was observed and remembered, under a policy. It
+// is pure: all that Decide knows comes through here.
+func derive(o Observed, m Memory, p policy.Policy) view {
+	v := view{Facts: Facts{
+		Readable: o.Known, Booted: o.Booted, Flags: o.Flags, Health: o.Health,
+		External: p.Reboot.Strategy == policy.External, Permit: o.Permit, Drained: o.Drained,
+		Stale: o.Stale,
+	}}
+	if !o.Known {
+		v.because("unknown", time.Time{}, "cannot tell which slot is booted or what the boot flags say, so nothing is done: %s", o.Unknown)
+		return v
+	}
+	if t := m.Trial; t != nil && t.Slot == o.Booted && t.Verdict != "" {
+		v.Facts.Health = Sick // judged before the last crash
+	}
+	v.Facts.Goal = v.goal(o, m, p)
+	v.write(o, m, p)
+	v.reboot(o, m, p)
+	v.failed(o)
+	return v
+}
+
+// goal is why this machine should reboot.
+func (v *view) goal(o Observed, m Memory, p policy.Policy) Goal {
+	passive := o.Flags[o.Booted.Other()]
+	if w := m.Wish; w != nil {
+		if w.Goal == OldRelease && !passive.Successful {
+			v.because("rollback", time.Time{}, "a rollback was asked for, but slot %s holds no release that was ever good", o.Booted.Other())
+			return NoGoal
+		}
+		return w.Goal
+	}
+	if m.usable(o, p) == nil {
+		return NewRelease
+	}
+	return NoGoal
+}
+
+// usable says whether the passive slot holds a release that may be tried: nil,
+// or why not.
+func (m Memory) usable(o Observed, p policy.Policy) error {
+	w := m.Written
+	switch {
+	case w == nil:
+		return fmt.Errorf("no release is written")
+	case w.Slot == o.Booted:
+		return fmt.Errorf("slot %s is booted", w.Slot)
+	}
+	return m.wanted(o, p, w.Version, w.SHA256, w.Downgrade)
+}
+
+// holds reports whether the release that is offered is the one written.
+func (m Memory) holds(offer *omaha.Offer) bool {
+	w := m.Written
+	return w != nil && w.Version == offer.Version && hexOf(w.SHA256) == hexOf(offer.SHA256)
+}
+
+// wanted says whether a release may be taken: nil, or a Reason as an error.
+func (m Memory) wanted(o Observed, p policy.Policy, version string, sha256 []byte, older bool) error {
+	if r, rejected := m.rejection(version, sha256); rejected {
+		return unwanted{Reason{Kind: "rejected", Text: fmt.Sprintf("release %s was rejected on %s (%s) and is not taken again until `drydock retry %s`",
+			version, r.At.Format(time.DateOnly), r.Reason, version)}}
+	}
+	p.Update.AllowDowngrade = p.Update.AllowDowngrade || older
+	if err := p.Accept(o.Release, version); err != nil {
+		return unwanted{Reason{Kind: "version", Text: fmt.Sprintf("release %s is offered and not taken: %v", version, err)}}
+	}
+	return nil
+}
+
+// unwanted is a Reason as an error.
+type unwanted struct{ Reason }
+
+func (u unwanted) Error() string { return u.Text }
+
+// write says whether a release is offered that should be written, and may be.
+func (v *view) write(o Observed, m Memory, p policy.Policy) {
+	f := &v.Facts
+	if offer := o.Offer; offer != nil && offer.Update {
+		err := m.wanted(o, p, offer.Version, offer.SHA256, o.Older)
+		if u, no := err.(unwanted); no {
+			v.Reasons = append(v.Reasons, u.Reason)
+		}
+		f.Offered = err == nil && !(m.holds(offer) && m.usable(o, p) == nil)
+	}
+	if !f.Offered {
+		return
+	}
+	before := len(v.Reasons)
+	v.paused(m)
+	if kept := m.GoodAt.Add(p.Trial.KeepPrevious); !m.GoodAt.IsZero() && o.Now.Before(kept) {
+		v.because("keep-previous", kept, "the release before %s is kept in slot %s for %s after it was found good; release %s is written then",
+			o.Release, o.Booted.Other(), p.Trial.KeepPrevious, o.Offer.Version)
+	}
+	if s, _ := p.Downloads(); !o.Asked && !s.Open(o.Now) {
+		next, _ := s.Next(o.Now)
+		v.because("download-window", next, "release %s is offered; downloads wait for their window", o.Offer.Version)
+	}
+	f.MayWrite = len(v.Reasons) == before
+}
+
+func (v *view) paused(m Memory) {
+	if m.Paused != "" {
+		v.because("paused", time.Time{}, "paused by an operator: %s (`drydock unpause` goes on)", m.Paused)
+	}
+}
+
+// reboot says whether the way to a reboot may be begun, and gone on.
+func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
+	f := &v.Facts
+	if f.Goal == NoGoal || f.External && f.Goal == NewRelease {
+		return
+	}
+	before := len(v.Reasons)
+	if p.Reboot.Strategy == policy.Off && f.Goal == NewRelease {
+		v.because("strategy", time.Time{}, "release %s is written; strategy off leaves the reboot to an operator", m.Written.Version)
+	}
+	v.paused(m)
+	if s, _ := p.Reboots(); !s.Open(o.Now) {
+		next, _ := s.Next(o.Now)
+		v.because("window", next, "reboots wait for their window")
+	}
+	v.Reasons = append(v.Reasons, o.Stopped...)
+	f.MayGo = len(v.Reasons) == before
+	if t := m.Trial; f.Goal == NewRelease && t != nil && o.Now.Before(t.RetryAt) {
+		f.Hold, f.MayGo = f.MayGo, false
+		v.because("retry", t.RetryAt, "%s came back to %s without a verdict (%d of at most %d times) and is tried again", t.Version, o.Release, t.Returns, p.Trial.Retries)
+	}
+	v.Reasons = append(v.Reasons, o.Blockers...)
+	f.MayAsk = len(v.Reasons) == before
+	if f.Permit == PermitUnknown {
+		v.because("lock", time.Time{}, "the reboot lock cannot be read: nothing reboots before it can")
+	}
+	if f.Permit == Queued {
+		v.because("queued", time.Time{}, "waits in the queue for a permit to reboot")
+	}
+}
+
+// failed holds back the step that went wrong last until its pause is over.
+func (v *view) failed(o Observed) {
+	fail, f := o.Failed, &v.Facts
+	if fail == nil || !o.Now.Before(fail.Until) {
+		return
+	}
+	v.because("failed", fail.Until, "%s went wrong and is tried again: %v", fail.Step, fail.Err)
+	switch fail.Step {
+	case Check:
+		f.Stale = f.Stale && o.Asked
+	case Write:
+		f.MayWrite = f.MayWrite && o.Asked
+	case Lock, Drain, Stage, Reboot:
+		f.MayAsk, f.MayGo = false, false
+		if f.External {
+			f.Goal = NoGoal
+		}
+	}
+}

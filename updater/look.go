@@ -1,0 +1,181 @@
+package updater
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/drydock-os/drydock/partition"
+)
+
+// lookTimeout bounds what a look asks of lock and scheduler: an answer that
+// does not come is an unknown fact, not a machine that hangs.
+const lookTimeout = 20 * time.Second
+
+// look observes the machine and what is around it, and brings the memory in
+// line with what a boot has changed.
+func (u *Updater) look(ctx context.Context) Observed {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	p, run := u.Policy(), &u.run
+	o := Observed{Now: u.Now(), Health: run.health, Offer: run.offer, Failed: run.failed}
+	o.Asked = run.asked != nil
+	o.Older = o.Asked && run.asked.AllowDowngrade
+	o.Stale = p.Update.Enabled && p.Server.URL != "" && !o.Now.Before(run.nextCheck) || o.Asked && !run.asked.checked
+	u.lookInside(&o)
+	if m := u.recall(); o.Known {
+		next := m.reconcile(o, patience{Retries: p.Trial.Retries, Backoff: p.Trial.RetryBackoff})
+		if !sameMemory(m, next) {
+			u.learn(m, next)
+		}
+	}
+	u.lookOutside(ctx, &o)
+	return o
+}
+
+// lookInside reads what runs and what the flags say. Whatever is missing
+// leaves Known false.
+func (u *Updater) lookInside(o *Observed) {
+	id, err := u.Host.Identity()
+	if err != nil {
+		o.Unknown = err.Error()
+		return
+	}
+	o.BootID, o.Release = id.BootID, id.Release
+	if o.Booted, err = u.Disk.Booted(); err != nil {
+		o.Unknown = err.Error()
+		return
+	}
+	if o.Flags, err = u.Control.Table(); err != nil {
+		o.Unknown = err.Error()
+		return
+	}
+	o.Known = true
+}
+
+// lookOutside asks lock, scheduler and host. An answer that does not come
+// allows nothing.
+func (u *Updater) lookOutside(ctx context.Context, o *Observed) {
+	standing, err := u.Lock.Standing(ctx)
+	if err != nil {
+		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read: " + err.Error()}}}
+	}
+	o.Permit, o.Stopped = standing.Permit, standing.Stopped
+	o.Drained, err = u.Scheduler.Drained(ctx)
+	if err != nil { // bring work back rather than go on blindly
+		o.Drained = true
+		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
+	}
+	m, p := u.recall(), u.Policy()
+	if o.Permit == Held || derive(*o, m, p).Facts.Goal == NoGoal {
+		return // nobody is going to ask for a permit
+	}
+	o.Blockers = u.Host.Blockers(ctx, p)
+	ahead, err := u.Scheduler.Preflight(ctx)
+	if err != nil {
+		ahead = []Reason{{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()}}
+	}
+	o.Blockers = append(o.Blockers, ahead...)
+}
+
+// learn keeps what reconcile found, and tells it.
+func (u *Updater) learn(before, after Memory) {
+	if err := u.remember(after); err != nil {
+		u.event(EventError, "", err, "%v", err)
+		return
+	}
+	u.run.failed = nil
+	for i := len(after.History) - len(before.History) - 1; i >= 0; i-- {
+		h := after.History[i]
+		u.event(h.Type, h.Version, nil, "%s", h.Message)
+	}
+}
+
+// sameMemory reports whether reconcile left everything as it was.
+func sameMemory(a, b Memory) bool {
+	return a.Trial == b.Trial && a.Written == b.Written && a.Wish == b.Wish && a.GoodAt.Equal(b.GoodAt) &&
+		len(a.History) == len(b.History) && a.Report == b.Report
+}
+
+// note puts what was seen into the status, and tells when the step or the
+// reasons changed.
+func (u *Updater) note(o Observed, v view, step Step) {
+	m, p := u.recall(), u.Policy()
+	u.mu.Lock()
+	s := &u.status
+	before := *s
+	s.Step, s.StepName = step, step.String()
+	s.Booted, s.Release = slotName(o.Booted, o.Known), o.Release
+	s.Strategy, s.Paused = string(p.Reboot.Strategy), m.Paused
+	s.Permit, s.Drained = permitNames[o.Permit], o.Drained
+	s.NextCheck, s.Rejected = u.run.nextCheck, m.Rejected
+	s.LastChecked = m.Poll.Answered
+	s.Slots = slotStatus(o, m)
+	s.OnTrial = o.Known && !o.Flags[o.Booted].Successful
+	next, bootable := o.Flags.Next()
+	s.Staged = o.Known && bootable && next != o.Booted && o.Flags[o.Booted].Successful
+	s.Written = o.Known && m.usable(o, p) == nil
+	s.Pending = pendingNames[NoGoal]
+	if m.Wish != nil {
+		s.Pending = pendingNames[m.Wish.Goal]
+	}
+	s.NewVersion, s.NewSize = "", 0
+	switch {
+	case v.Facts.Offered && o.Offer != nil:
+		s.NewVersion, s.NewSize = o.Offer.Version, o.Offer.Size
+	case s.Written:
+		s.NewVersion, s.NewSize = m.Written.Version, m.Written.Size
+	}
+	if step == Wait {
+		s.Operation, s.Progress = restingOperation(*s), 0
+	}
+	s.Reasons = v.Reasons
+	changedStep, changedOp := before.Step != step, before.Operation != s.Operation
+	changedReasons := !slices.EqualFunc(before.Reasons, v.Reasons, func(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text })
+	u.mu.Unlock()
+	switch {
+	case changedStep || changedOp:
+		u.event(EventStep, s.NewVersion, nil, "%s", step)
+	case changedReasons:
+		u.event(EventWaiting, s.NewVersion, nil, "%s", firstReason(v.Reasons))
+	}
+}
+
+var (
+	permitNames  = [...]string{PermitUnknown: "unknown", NoPermit: "none", Queued: "queued", Held: "held"}
+	pendingNames = [...]string{NoGoal: "", NewRelease: "", OldRelease: "rollback", SameSlot: "reboot"}
+)
+
+// restingOperation is what update1's clients see of a machine that waits.
+func restingOperation(s Status) Operation {
+	switch {
+	case s.Staged:
+		return NeedReboot
+	case s.Written:
+		return Finalizing
+	}
+	return Idle
+}
+
+func slotStatus(o Observed, m Memory) (slots [2]SlotStatus) {
+	for _, s := range []partition.Slot{partition.A, partition.B} {
+		f := o.Flags[s]
+		slots[s] = SlotStatus{Slot: s.String(), Priority: f.Priority, Tries: f.Tries, Successful: f.Successful}
+		switch {
+		case o.Known && s == o.Booted:
+			slots[s].Release = o.Release
+		case m.Written != nil && m.Written.Slot == s:
+			slots[s].Release = m.Written.Version
+		case m.Former != nil && m.Former.Slot == s:
+			slots[s].Release = m.Former.Version
+		}
+	}
+	return slots
+}
+
+func firstReason(reasons []Reason) string {
+	if len(reasons) == 0 {
+		return "nothing is in the way"
+	}
+	return reasons[0].Text
+}

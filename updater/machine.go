@@ -1,0 +1,91 @@
+package updater
+
+import (
+	"context"
+
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// Disk gives the two slots of this machine.
+type Disk interface {
+	// Slot opens the slot's bytes, for writing if the slot is not booted.
+	Slot(s partition.Slot) (partition.Device, error)
+	// Booted says which slot the running system came from. What cannot be found
+	// out is an error, never a guess.
+	Booted() (partition.Slot, error)
+}
+
+// RebootLock bounds how many machines of a group reboot at once. Each call may run
+// twice; what cannot be read is an error, and allows nothing.
+type RebootLock interface {
+	// Standing says where this machine stands, without asking for anything.
+	Standing(ctx context.Context) (Standing, error)
+	// Acquire asks for a permit and returns at once: Held or Queued.
+	Acquire(ctx context.Context, reason string) (Permit, error)
+	// Fence confirms in one transaction that the permit is still ours and that
+	// nothing was frozen, and moves its phase on. An error forbids the phase.
+	Fence(ctx context.Context, phase string) error
+	// Release gives permit or ticket back, saying how it ended.
+	Release(ctx context.Context, ending Ending) error
+}
+
+// Standing is a machine's place in its group.
+type Standing struct {
+	Permit  Permit
+	Stopped []Reason // a freeze, a stopped group: no reboot, permit or not
+}
+
+// Scheduler moves the work off this machine and brings it back. Each call may
+// run twice and survives a restart in its middle.
+type Scheduler interface {
+	// Preflight says what would stand in the way of a drain now.
+	Preflight(ctx context.Context) ([]Reason, error)
+	// Drained reports whether work was moved away on our word and is not back.
+	Drained(ctx context.Context) (bool, error)
+	// Drain moves the work away and returns when it is gone.
+	Drain(ctx context.Context) error
+	// Resume takes back what Drain did, and only that.
+	Resume(ctx context.Context) error
+}
+
+// Host is the running system.
+type Host interface {
+	// Identity reads what the system says about itself.
+	Identity() (Identity, error)
+	// Blockers lists inhibitors and sessions in the way of a reboot. What could
+	// not be read is in the way.
+	Blockers(ctx context.Context, p policy.Policy) []Reason
+	// Ailments lists what is not well with this boot: units, checks. None means
+	// healthy.
+	Ailments(ctx context.Context, p policy.Policy) []Reason
+	// ImageRelease reads the version that a written slot says it holds.
+	ImageRelease(d partition.Device) (string, error)
+	// Hook runs the post-install hook of the release in a slot. Lines that it
+	// prints go to line.
+	Hook(ctx context.Context, h HookRun, line func(string)) error
+	// Reboot asks for the reboot and returns when it is under way. A refusal is
+	// a normal answer: ErrRefused. Forced goes over inhibitors: a rejected
+	// release is left whatever somebody wants.
+	Reboot(ctx context.Context, reason string, forced bool) error
+}
+
+// Identity is what the running system says about itself.
+type Identity struct {
+	Release   string // VERSION_ID, or VERSION, of its os-release
+	MachineID string
+	BootID    string
+	Arch      string // as uname(2) says
+}
+
+// HookRun is what a post-install hook is told.
+type HookRun struct {
+	Device    partition.Device // the written slot
+	Slot      partition.Slot
+	Version   string
+	Kernel    string // path of the kernel that was written; "" if none
+	PCRPolicy string // path of the PCR policy; "" if none
+	Packages  string // directory of the extra packages; "" if none
+	Response  string // path of the server's last answer
+	Policy    policy.Hook
+}

@@ -1,0 +1,278 @@
+package updater
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/fetch"
+)
+
+// Memory is what a machine remembers beside disk, flags and lock: one small
+// file. Losing it costs time (a release is written again, a bad one is tried
+// again), never safety. Its methods return changed copies.
+type Memory struct {
+	Version  int            `json:"version"` // of this document: 1
+	Aleph    string         `json:"aleph,omitempty"`
+	Written  *Written       `json:"written,omitempty"`
+	Former   *Former        `json:"former,omitempty"` // the release that was left
+	Trial    *Trial         `json:"trial,omitempty"`
+	Wish     *Wish          `json:"wish,omitempty"`
+	Rejected []Rejection    `json:"rejected,omitempty"`
+	GoodAt   time.Time      `json:"good_at,omitzero"` // when the last trial ended well
+	Paused   string         `json:"paused,omitempty"`
+	Report   Report         `json:"report"`
+	Ending   Ending         `json:"ending,omitempty"` // how the permit that is held will end
+	History  []HistoryEntry `json:"history,omitempty"`
+	Poll     Poll           `json:"poll"`
+}
+
+// Written says what the passive slot holds. It is saved only after the whole
+// image was read back from the device and verified, and forgotten before the
+// first byte of the next one.
+type Written struct {
+	Slot         partition.Slot   `json:"slot"`
+	Version      string           `json:"version"`
+	SHA256       []byte           `json:"sha256"`             // of the payload
+	Size         int64            `json:"size"`               // of the payload, bytes
+	Images       map[string]Image `json:"images"`             // by partition: "root", "kernel", …
+	Packages     string           `json:"packages,omitempty"` // directory of the extra packages
+	HookFailures int              `json:"hook_failures,omitempty"`
+	Downgrade    bool             `json:"downgrade,omitempty"` // an authorised caller asked for an older release
+	At           time.Time        `json:"at"`
+}
+
+// Image is the size in bytes and the SHA-256 of what was written and read back.
+type Image struct {
+	Size   int64  `json:"size"`
+	SHA256 []byte `json:"sha256"`
+}
+
+// Former names the release that the last update or rollback left behind.
+type Former struct {
+	Slot    partition.Slot `json:"slot"`
+	Version string         `json:"version"`
+}
+
+// Poll is what the last check said about the next one.
+type Poll struct {
+	Answered time.Time      `json:"answered,omitzero"` // last check that the server answered
+	Interval time.Duration  `json:"interval,omitempty"`
+	URLs     fetch.URLState `json:"urls"`
+}
+
+// memoryVersion is the version of the document that Memory is.
+const memoryVersion = 1
+
+// A Trial is the story of one release from its staging to a verdict.
+type Trial struct {
+	Slot    partition.Slot `json:"slot"`
+	Version string         `json:"version"`
+	SHA256  []byte         `json:"sha256"` // of its payload
+	From    string         `json:"from"`   // the release that was left
+	Armed   bool           `json:"armed"`  // the flags were (about to be) set
+	Boot    string         `json:"boot"`   // boot-id of the staging, or of the last unexplained return
+	Returns int            `json:"returns"`
+	RetryAt time.Time      `json:"retry_at,omitzero"`
+	Verdict string         `json:"verdict,omitempty"` // why it was rejected; "" while open
+}
+
+// A Wish is what an operator asked for and policy has not allowed yet.
+type Wish struct {
+	Goal   Goal           `json:"goal"` // OldRelease or SameSlot
+	Slot   partition.Slot `json:"slot"` // the slot that was booted when it was asked
+	Boot   string         `json:"boot"` // boot-id when it was asked
+	From   string         `json:"from"`
+	Reason string         `json:"reason,omitempty"`
+	At     time.Time      `json:"at"`
+}
+
+// A Report is what the server is told with the next check, until it has it.
+type Report struct {
+	Seen       bool   `json:"seen"`                  // the server has heard of this machine once
+	Previous   string `json:"previous,omitempty"`    // an update from this release is complete
+	RolledBack bool   `json:"rolled_back,omitempty"` // the machine went back to the release it came from
+}
+
+// An Ending is how a permit ends.
+type Ending string
+
+// The endings of a permit.
+const (
+	EndAborted    Ending = "aborted" // nothing was changed
+	EndUpdated    Ending = "updated"
+	EndRolledBack Ending = "rolled-back" // the old release is healthy and has its work again
+	EndRebooted   Ending = "rebooted"
+)
+
+// maxHistory bounds the history that is kept: years of a machine's life.
+const maxHistory = 100
+
+// maxRejected bounds the list of rejected releases; the oldest is forgotten.
+const maxRejected = 50
+
+func (m Memory) log(at time.Time, t EventType, version, format string, args ...any) Memory {
+	entry := HistoryEntry{At: at, Type: t, Version: version, Message: fmt.Sprintf(format, args...)}
+	m.History = append([]HistoryEntry{entry}, m.History[:min(len(m.History), maxHistory-1)]...)
+	return m
+}
+
+// rejection returns the entry that a release was rejected with.
+func (m Memory) rejection(version string, sha256 []byte) (Rejection, bool) {
+	for _, r := range m.Rejected {
+		if r.Version == version && (r.SHA256 == "" || len(sha256) == 0 || r.SHA256 == hexOf(sha256)) {
+			return r, true
+		}
+	}
+	return Rejection{}, false
+}
+
+// reject remembers that a release is not to be taken again.
+func (m Memory) reject(version string, sha256 []byte, reason string, at time.Time) Memory {
+	if _, known := m.rejection(version, sha256); known {
+		return m
+	}
+	entry := Rejection{Version: version, SHA256: hexOf(sha256), Reason: reason, At: at}
+	m.Rejected = append([]Rejection{entry}, m.Rejected[:min(len(m.Rejected), maxRejected-1)]...)
+	return m.log(at, EventRejected, version, "rejected: %s", reason)
+}
+
+// retry forgets rejections of a version, or of all.
+func (m Memory) retry(version string) Memory {
+	var kept []Rejection
+	for _, r := range m.Rejected {
+		if version != "" && r.Version != version {
+			kept = append(kept, r)
+		}
+	}
+	m.Rejected = kept
+	if m.Trial != nil && m.Trial.Verdict != "" && (version == "" || m.Trial.Version == version) {
+		m.Trial = nil
+	}
+	return m
+}
+
+// judge records the verdict on the trial of the booted release, before the
+// flags say so.
+func (m Memory) judge(o Observed, reason string) Memory {
+	t := Trial{Slot: o.Booted, Version: o.Release}
+	if m.Trial != nil && m.Trial.Slot == o.Booted {
+		t = *m.Trial
+	}
+	t.Verdict, t.Armed = reason, false
+	m.Trial = &t
+	m.Ending = EndRolledBack
+	return m.reject(t.Version, t.SHA256, reason, o.Now)
+}
+
+// good records that the trial of the booted release ended well.
+func (m Memory) good(o Observed) Memory {
+	m.GoodAt, m.Written, m.Ending = o.Now, nil, EndUpdated
+	if m.Trial != nil && m.Trial.Slot == o.Booted {
+		m.Report = Report{Seen: m.Report.Seen, Previous: m.Trial.From}
+		m.Former = &Former{Slot: o.Booted.Other(), Version: m.Trial.From}
+		m = m.log(o.Now, EventGood, o.Release, "updated from %s", m.Trial.From)
+	}
+	m.Trial = nil
+	return m
+}
+
+// arm records that the written release is about to be staged.
+func (m Memory) arm(o Observed) Memory {
+	t := Trial{From: o.Release}
+	if m.Trial != nil && m.Trial.Version == m.Written.Version {
+		t = *m.Trial
+	}
+	t.Slot, t.Version, t.SHA256 = m.Written.Slot, m.Written.Version, m.Written.SHA256
+	t.Armed, t.Boot, t.Verdict = true, o.BootID, ""
+	m.Trial = &t
+	m.Ending = EndAborted
+	return m
+}
+
+// disarm records that the staged release was taken back before any reboot.
+func (m Memory) disarm() Memory {
+	if m.Trial == nil {
+		return m
+	}
+	t := *m.Trial
+	t.Armed = false
+	m.Trial = &t
+	if t.Returns == 0 {
+		m.Trial = nil
+	}
+	return m
+}
+
+// patience is how a policy treats a trial that comes back unexplained.
+type patience struct {
+	Retries int           // how often it is tried again
+	Backoff time.Duration // before the first retry; doubled for each further one
+}
+
+// reconcile brings the memory in line with what a boot has changed: a trial
+// that ended, one that came back without a verdict, a wish that was fulfilled.
+// It is idempotent.
+func (m Memory) reconcile(o Observed, p patience) Memory {
+	if !o.Known {
+		return m
+	}
+	if m.GoodAt.After(o.Now) { // the clock was ahead: count from now
+		m.GoodAt = o.Now
+	}
+	m = m.reconcileWish(o)
+	t := m.Trial
+	switch {
+	case t == nil:
+	case o.Booted == t.Slot && o.Flags[o.Booted].Successful && t.Verdict == "" && t.Armed:
+		return m.good(o) // marked good, and the power failed before it was written down
+	case o.Booted != t.Slot && t.Verdict != "": // back on the old release, as was meant
+		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
+		m.Trial, m.Written = nil, nil
+		return m.log(o.Now, EventRolledBack, o.Release, "back from %s: %s", t.Version, t.Verdict)
+	case o.Booted != t.Slot && t.Armed && t.Boot != o.BootID:
+		return m.returned(o, p)
+	}
+	return m
+}
+
+// returned counts an unexplained return. No verdict was recorded: a power cut
+// or a pulled cable says nothing about the release, so it is tried again.
+func (m Memory) returned(o Observed, p patience) Memory {
+	t := *m.Trial
+	t.Boot, t.Armed = o.BootID, false
+	t.Returns++
+	m.Trial = &t
+	if t.Returns > p.Retries {
+		reason := fmt.Sprintf("came back to %s %d times without a verdict", o.Release, t.Returns)
+		m = m.reject(t.Version, t.SHA256, reason, o.Now)
+		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
+		m.Trial, m.Written, m.Ending = nil, nil, EndRolledBack
+		return m
+	}
+	t.RetryAt = o.Now.Add(p.Backoff << min(t.Returns-1, 10))
+	return m.log(o.Now, EventReturned, t.Version, "%s is booted again and nobody recorded why; %s is tried again", o.Release, t.Version)
+}
+
+// reconcileWish drops a wish that a reboot has fulfilled.
+func (m Memory) reconcileWish(o Observed) Memory {
+	w := m.Wish
+	switch {
+	case w == nil:
+	case w.Goal == OldRelease && o.Booted != w.Slot:
+		m.Wish, m.Written, m.Ending = nil, nil, EndRolledBack
+		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
+		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, w.Reason)
+	case w.Goal == SameSlot && o.BootID != w.Boot:
+		m.Wish, m.Ending = nil, EndRebooted
+		m = m.log(o.Now, EventRebooting, o.Release, "rebooted: %s", w.Reason)
+	}
+	return m
+}
+
+func hexOf(b []byte) string {
+	if len(b) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%x", b)
+}

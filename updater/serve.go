@@ -1,0 +1,317 @@
+package updater
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// request is a Request that somebody waits for.
+type request struct {
+	Request
+	ctx     context.Context
+	checked bool // the server has been asked on its behalf
+	done    chan answer
+}
+
+type answer struct {
+	outcome Outcome
+	err     error
+}
+
+func (r *request) answer(o Outcome, err error) {
+	select {
+	case r.done <- answer{o, err}:
+	default: // it has its answer, or nobody waits any more
+	}
+}
+
+// Do carries out a request. It returns when the request is fulfilled, refused,
+// or, for what waits for policy, accepted. Cancelling ctx stops a check or a
+// download that it started.
+func (u *Updater) Do(ctx context.Context, r Request) (Outcome, error) {
+	req := &request{Request: r, ctx: ctx, done: make(chan answer, 1)}
+	u.mu.Lock()
+	if u.wake == nil {
+		u.wake = make(chan struct{}, 1)
+	}
+	u.requests = append(u.requests, req)
+	if interrupts(r.Action) && u.busy != nil {
+		u.busy()
+	}
+	u.mu.Unlock()
+	u.poke()
+	select {
+	case a := <-req.done:
+		return a.outcome, a.err
+	case <-ctx.Done():
+		u.abandon(req)
+		return "", ctx.Err()
+	}
+}
+
+// interrupts says whether a request ends a download or drain that is under way.
+func interrupts(a Action) bool {
+	return a == ActPause || a == ActCancel || a == ActRollback || a == ActMarkBad
+}
+
+// abandon forgets a request whose caller went away, and stops what runs for it.
+func (u *Updater) abandon(r *request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.requests = slices.DeleteFunc(u.requests, func(q *request) bool { return q == r })
+	if u.run.asked == r {
+		u.run.asked = nil
+		if u.busy != nil {
+			u.busy()
+		}
+	}
+}
+
+// serve takes up what was asked since the last look.
+func (u *Updater) serve(ctx context.Context) {
+	u.mu.Lock()
+	requests := u.requests
+	u.requests = nil
+	u.mu.Unlock()
+	for _, r := range requests {
+		if r.ctx.Err() == nil {
+			u.take(r)
+		}
+	}
+}
+
+func (u *Updater) take(r *request) {
+	if r.Action == ActCheck || r.Action == ActUpdate {
+		u.takeUpdate(r)
+		return
+	}
+	m, err := u.change(r.Request)
+	if err == nil {
+		err = u.remember(m)
+	}
+	if err != nil {
+		r.answer("", err)
+		return
+	}
+	u.run.failed = nil
+	u.event(EventOperator, r.Version, nil, "%s %s", r.Action, r.Reason)
+	outcome := Done
+	if r.Action == ActRollback || r.Action == ActReboot {
+		outcome = Accepted
+	}
+	r.answer(outcome, nil)
+}
+
+// takeUpdate makes the loop check, and write what it finds, for a caller.
+func (u *Updater) takeUpdate(r *request) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.policy.Server.URL == "":
+		r.answer("", fmt.Errorf("%w: no update server is configured (server.url)", ErrRefused))
+	case u.run.asked != nil:
+		r.answer("", ErrBusy)
+	default:
+		u.run.asked, u.run.failed = r, nil
+	}
+}
+
+// change is what a request does to the memory.
+func (u *Updater) change(r Request) (Memory, error) {
+	m := u.recall()
+	switch r.Action {
+	case ActPause:
+		m.Paused = cmpOr(r.Reason, "no reason given")
+	case ActUnpause:
+		m.Paused = ""
+	case ActRetry:
+		m = m.retry(r.Version)
+	case ActCancel:
+		m.Wish = nil
+	case ActRollback, ActReboot:
+		return u.wish(m, r)
+	case ActMarkGood, ActMarkBad:
+		return u.mark(m, r)
+	case ActReset:
+		return u.reset(m)
+	default:
+		return m, fmt.Errorf("%w: unknown action %q", ErrRefused, r.Action)
+	}
+	return m, nil
+}
+
+func cmpOr(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// wish records a rollback or a reboot that waits for policy, lock and drain.
+func (u *Updater) wish(m Memory, r Request) (Memory, error) {
+	o := Observed{}
+	u.lookInside(&o)
+	if !o.Known {
+		return m, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
+	}
+	goal := SameSlot
+	if r.Action == ActRollback {
+		goal = OldRelease
+		passive := o.Booted.Other()
+		if f := o.Flags[passive]; !f.Successful || !f.Bootable() {
+			return m, fmt.Errorf("%w: slot %s holds no release that was ever good, so there is nothing to go back to", ErrRefused, passive)
+		}
+		m = m.reject(o.Release, nil, "rolled back by an operator: "+cmpOr(r.Reason, "no reason given"), u.Now())
+	}
+	m.Wish = &Wish{Goal: goal, Slot: o.Booted, Boot: o.BootID, From: o.Release, Reason: r.Reason, At: u.Now()}
+	return m, nil
+}
+
+// mark is an operator's own verdict on the booted release, or on the one that
+// waits.
+func (u *Updater) mark(m Memory, r Request) (Memory, error) {
+	o := Observed{Now: u.Now()}
+	u.lookInside(&o)
+	if !o.Known {
+		return m, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
+	}
+	onTrial := !o.Flags[o.Booted].Successful
+	switch {
+	case r.Action == ActMarkGood && onTrial:
+		u.run.health = Healthy
+	case r.Action == ActMarkGood:
+	case onTrial:
+		u.run.health, u.run.sick = Sick, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given")
+	case m.Written != nil:
+		m = m.reject(m.Written.Version, m.Written.SHA256, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given"), u.Now())
+	default:
+		return m, fmt.Errorf("%w: release %s is good already; `drydock rollback` leaves it", ErrRefused, o.Release)
+	}
+	return m, nil
+}
+
+// reset is update1's ResetStatus: a staged release is forgotten. Upstream left
+// the flags as they were, and the next boot took the release all the same.
+func (u *Updater) reset(m Memory) (Memory, error) {
+	o := Observed{Now: u.Now()}
+	u.lookInside(&o)
+	if !o.Known {
+		return m, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
+	}
+	next, ok := o.Flags.Next()
+	if !ok || next == o.Booted {
+		return m, nil
+	}
+	if err := u.unstage(o); err != nil {
+		return m, err
+	}
+	m = u.recall()
+	m.Written, m.Wish = nil, nil
+	u.run.offer = nil
+	return m, nil
+}
+
+// settleCheck answers who asked for a check, once the server was asked.
+func (u *Updater) settleCheck(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	r := u.run.asked
+	if r == nil {
+		return
+	}
+	r.checked = true
+	if err != nil || r.Action == ActCheck {
+		r.answer(Done, err)
+		u.run.asked = nil
+	}
+}
+
+// settleUpdate answers who asked for an update that went wrong.
+func (u *Updater) settleUpdate(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if r := u.run.asked; r != nil {
+		r.answer("", err)
+		u.run.asked = nil
+	}
+}
+
+// satisfy answers who asked for an update when there is nothing more to do
+// for it.
+func (u *Updater) satisfy(o Observed, v view) {
+	u.mu.Lock()
+	r, s := u.run.asked, u.status
+	if r == nil || !r.checked {
+		u.mu.Unlock()
+		return
+	}
+	u.run.asked = nil
+	u.mu.Unlock()
+	switch {
+	case s.Written || s.Staged:
+		r.answer(Updated, nil)
+	case v.Facts.Offered && !v.Facts.MayWrite:
+		r.answer("", fmt.Errorf("%w: %s", ErrRefused, firstReason(v.Reasons)))
+	default:
+		r.answer(NothingToDo, nil)
+	}
+}
+
+// Plan asks the server and says what an update would do now. Nothing is
+// changed and no event is sent with it.
+func (u *Updater) Plan(ctx context.Context) (Plan, error) {
+	p, m := u.Policy(), u.recall()
+	if p.Server.URL == "" {
+		return Plan{}, fmt.Errorf("%w: no update server is configured (server.url)", ErrRefused)
+	}
+	o := Observed{Now: u.Now(), Asked: true}
+	u.lookInside(&o)
+	if !o.Known {
+		return Plan{}, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
+	}
+	offer, err := u.ask(ctx, p)
+	if err != nil {
+		return Plan{}, err
+	}
+	o.Offer = offer
+	u.lookOutside(ctx, &o)
+	v := derive(o, m, p)
+	plan := Plan{Running: o.Release, WrittenSlot: o.Booted.Other().String(), Reasons: v.Reasons}
+	if !offer.Update {
+		plan.Why = "the server offers nothing"
+		return plan, nil
+	}
+	plan.Offered, plan.URLs, plan.Download = offer.Version, offer.URLs, offer.Size
+	if err := m.wanted(o, p, offer.Version, offer.SHA256, false); err != nil {
+		plan.Why = err.Error()
+		return plan, nil
+	}
+	plan.Wanted = true
+	if w := m.Written; w != nil && w.Version == offer.Version && m.usable(o, p) == nil {
+		plan.Download, plan.Why = 0, "it is written already"
+	}
+	plan.Steps = steps(p, o.Booted.Other(), offer.Version)
+	if s, err := p.Reboots(); err == nil && !s.Open(o.Now) {
+		at, _ := s.Next(o.Now)
+		plan.Reasons = append(plan.Reasons, Reason{Kind: "window", Text: "the reboot waits for its window", Until: at})
+	}
+	return plan, nil
+}
+
+// steps tells the way of an update under a policy.
+func steps(p policy.Policy, slot partition.Slot, version string) []string {
+	write := fmt.Sprintf("write %s into slot %s and verify it", version, slot)
+	switch p.Reboot.Strategy {
+	case policy.External:
+		return []string{write, "run the release's hook and select the slot", "wait for another coordinator to reboot"}
+	case policy.Off:
+		return []string{write, "wait for an operator"}
+	case policy.Immediate:
+		return []string{write, "drain", "select the slot", "reboot", "judge its health", "mark it good, or go back"}
+	}
+	return []string{write, "wait for a permit of the group", "drain", "select the slot", "reboot", "judge its health", "mark it good, or go back", "take work again", "give the permit back"}
+}

@@ -1,0 +1,95 @@
+package updater
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// healthPoll is how often a boot that is not healthy yet is judged again.
+const healthPoll = time.Second
+
+// validate judges this boot: healthy once nothing ails it for the settle time
+// without a break, sick when that does not come within the timeout.
+func (u *Updater) validate(ctx context.Context, o Observed) error {
+	p, m := u.Policy(), u.recall()
+	if t := m.Trial; t != nil && t.Slot == o.Booted && t.Armed && t.Version != o.Release {
+		return u.judged(Sick, fmt.Sprintf("slot %s was to run %s and runs %s", o.Booted, t.Version, o.Release))
+	}
+	timeout := p.Health.Timeout
+	if d := p.Trial.Deadline; d > 0 && d < timeout {
+		timeout = d
+	}
+	began := u.Now()
+	var since time.Time // when it was first seen well, without a break
+	var ailments []Reason
+	ticker := time.NewTicker(healthPoll)
+	defer ticker.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, timeout)
+		ailments = u.Host.Ailments(bounded, p)
+		cancel()
+		now := u.Now()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case len(ailments) > 0:
+			since = time.Time{}
+		case since.IsZero():
+			since = now
+		}
+		if !since.IsZero() && now.Sub(since) >= p.Health.Settle {
+			return u.judged(Healthy, "")
+		}
+		if now.Sub(began) >= timeout+p.Health.Settle || now.Sub(began) >= timeout && len(ailments) > 0 {
+			return u.judged(Sick, "not healthy within "+timeout.String()+": "+firstReason(ailments))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+func (u *Updater) judged(h Health, why string) error {
+	u.run.health, u.run.sick = h, why
+	if h == Sick {
+		u.event(EventError, "", nil, "this boot is not well: %s", why)
+	}
+	return nil
+}
+
+// markGood ends the trial of the booted slot.
+func (u *Updater) markGood(o Observed) error {
+	if err := u.flip(o.Flags.Good(o.Booted), o.Booted); err != nil {
+		return fmt.Errorf("mark good: %w", err)
+	}
+	if err := u.remember(u.recall().good(o)); err != nil {
+		return err
+	}
+	u.event(EventGood, o.Release, nil, "release %s is good", o.Release)
+	return nil
+}
+
+// reject ends the trial of the booted slot with a verdict: it is remembered
+// first, then the flags lead back to the old release. Flags that would leave
+// nothing to boot are not written.
+func (u *Updater) reject(o Observed) error {
+	why := u.run.sick
+	if t := u.recall().Trial; t != nil && t.Verdict != "" {
+		why = t.Verdict
+	}
+	if !o.Flags[o.Booted.Other()].Bootable() {
+		return fmt.Errorf("release %s is not well (%s), and slot %s holds nothing to go back to: this machine needs a person",
+			o.Release, why, o.Booted.Other())
+	}
+	if err := u.remember(u.recall().judge(o, why)); err != nil {
+		return err
+	}
+	if err := u.flip(o.Flags.Discard(o.Booted), o.Booted.Other()); err != nil {
+		return fmt.Errorf("reject: %w", err)
+	}
+	u.event(EventRejected, o.Release, nil, "release %s is rejected: %s", o.Release, why)
+	return nil
+}

@@ -1,0 +1,285 @@
+package updater
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/drydock-os/drydock/omaha"
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/payload"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// Store keeps the machine's Memory. A missing or damaged one is the zero
+// Memory with the error that says so.
+type Store interface {
+	Load() (Memory, error)
+	Save(Memory) error // durable when it returns
+}
+
+// An Updater keeps one machine's operating system current. Its exported
+// fields are set once, before Run.
+type Updater struct {
+	Disk      Disk
+	Control   partition.Control
+	Lock      RebootLock
+	Scheduler Scheduler
+	Host      Host
+	Store     Store
+	Scratch   string // directory for checkpoints, the PCR policy and the server's last answer
+	Program   string // what the server is told of this program, as "drydock-1.0"
+	Observers []Observer
+	Now       func() time.Time
+	// Keys reads the trusted keys each time a release is verified.
+	Keys func(policy.Trust) (payload.Keys, error)
+	// HTTP builds the client for update server and downloads.
+	HTTP func(policy.Policy) (*http.Client, error)
+	// Rand spreads checks; nil: the program's own randomness.
+	Rand *rand.Rand
+
+	mu       sync.Mutex
+	policy   policy.Policy
+	status   Status
+	memory   Memory
+	requests []*request
+	wake     chan struct{}
+	busy     context.CancelFunc // ends the step that is being done, if it can be ended
+	step     Step
+
+	run running
+}
+
+// running is what one run of the daemon knows and a restart forgets: a look
+// finds it again, or it costs a check.
+type running struct {
+	health    Health
+	sick      string // why, for Sick
+	offer     *omaha.Offer
+	failed    *Failure
+	nextCheck time.Time
+	asked     *request // the update that somebody waits for
+}
+
+// SetPolicy puts another policy in force, from the next look on.
+func (u *Updater) SetPolicy(p policy.Policy) {
+	u.mu.Lock()
+	u.policy = p
+	u.mu.Unlock()
+	u.poke()
+}
+
+// Status returns the present status.
+func (u *Updater) Status() Status {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.status
+}
+
+// History returns what happened to this machine's releases, newest first.
+func (u *Updater) History() []HistoryEntry {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return append([]HistoryEntry(nil), u.memory.History...)
+}
+
+// Run looks, decides and acts until ctx ends. It returns an error only when
+// the machine's memory cannot be kept.
+func (u *Updater) Run(ctx context.Context) error {
+	if err := u.start(); err != nil {
+		return err
+	}
+	for ctx.Err() == nil {
+		u.serve(ctx)
+		o := u.look(ctx)
+		v := derive(o, u.recall(), u.Policy())
+		step := Decide(v.Facts)
+		u.note(o, v, step)
+		if step == Wait || u.resting(o, step) {
+			u.rest(ctx, o, v)
+			continue
+		}
+		u.do(ctx, step, o)
+	}
+	return nil
+}
+
+// start loads the memory and plans the first check.
+func (u *Updater) start() error {
+	u.mu.Lock()
+	if u.wake == nil {
+		u.wake = make(chan struct{}, 1)
+	}
+	u.mu.Unlock()
+	m, err := u.Store.Load()
+	if err != nil {
+		u.event(EventError, "", err, "what this machine remembered is lost; a written release is written again, a rejected one may be tried again")
+	}
+	u.mu.Lock()
+	u.memory = m
+	u.mu.Unlock()
+	p := u.Policy()
+	u.run.nextCheck = policy.NextCheck(u.Now(), p.Update.FirstCheck, p.Update.CheckJitter, u.random)
+	if err := u.Store.Save(m); err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	u.event(EventStarted, "", nil, "drydock started")
+	return nil
+}
+
+// do carries a step out, and remembers what went wrong.
+func (u *Updater) do(ctx context.Context, step Step, o Observed) {
+	stepCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	u.mu.Lock()
+	u.step, u.busy = step, nil
+	if step == Write || step == Drain || step == Check {
+		u.busy = cancel
+	}
+	u.mu.Unlock()
+	err := u.act(stepCtx, step, o)
+	u.mu.Lock()
+	u.busy = nil
+	u.mu.Unlock()
+	switch {
+	case err == nil:
+		if u.run.failed != nil && u.run.failed.Step == step {
+			u.run.failed = nil
+		}
+	case ctx.Err() != nil:
+	case stepCtx.Err() != nil: // stopped on somebody's word
+		u.event(EventOperator, "", nil, "%s was stopped", step)
+	default:
+		u.fail(step, err)
+	}
+}
+
+// act is one step.
+func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
+	switch step {
+	case Check:
+		return u.check(ctx, o)
+	case Write:
+		return u.write(ctx, o)
+	case Lock:
+		return u.lock(ctx)
+	case Drain:
+		return u.drain(ctx)
+	case Stage:
+		return u.stage(ctx, o)
+	case Unstage:
+		return u.unstage(o)
+	case Reboot:
+		return u.reboot(ctx, o)
+	case Validate:
+		return u.validate(ctx, o)
+	case MarkGood:
+		return u.markGood(o)
+	case Reject:
+		return u.reject(o)
+	case Resume:
+		return u.Scheduler.Resume(ctx)
+	case Release:
+		return u.release(ctx)
+	}
+	return nil
+}
+
+// fail remembers an error, says it, and when the step may be tried again.
+func (u *Updater) fail(step Step, err error) {
+	pause := u.Policy().Reboot.RetryPause
+	switch step {
+	case Check, Write:
+		pause = max(u.run.nextCheck.Sub(u.Now()), time.Minute)
+	case Resume, Release, MarkGood, Reject, Unstage, Validate:
+		pause = 10 * time.Second // these bring the machine to rest: keep trying
+	}
+	u.run.failed = &Failure{Step: step, Err: err, Until: u.Now().Add(pause)}
+	u.event(EventError, "", err, "%s: %v", step, err)
+}
+
+// resting reports whether the step went wrong so lately that it waits.
+func (u *Updater) resting(o Observed, step Step) bool {
+	f := u.run.failed
+	return f != nil && f.Step == step && o.Now.Before(f.Until) && !(step == Write && o.Asked)
+}
+
+// poll is how often a waiting machine looks at what cannot wake it, and at
+// what it waits for in a queue.
+const (
+	poll      = time.Minute
+	pollQueue = 5 * time.Second
+)
+
+// rest waits until something may have changed.
+func (u *Updater) rest(ctx context.Context, o Observed, v view) {
+	u.satisfy(o, v)
+	wait := poll
+	if o.Permit == Queued || v.Facts.Goal != NoGoal && v.Facts.Permit == Held {
+		wait = pollQueue
+	}
+	for _, at := range append(times(v.Reasons), u.run.nextCheck) {
+		if d := at.Sub(o.Now); d > 0 {
+			wait = min(wait, d)
+		}
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-u.wake:
+	}
+}
+
+func times(reasons []Reason) (at []time.Time) {
+	for _, r := range reasons {
+		at = append(at, r.Until)
+	}
+	return at
+}
+
+func (u *Updater) poke() {
+	select {
+	case u.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Policy returns the policy in force.
+func (u *Updater) Policy() policy.Policy {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.policy
+}
+
+func (u *Updater) recall() Memory {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.memory
+}
+
+// remember makes m the memory, durably, before anything is built on it.
+func (u *Updater) remember(m Memory) error {
+	m.Version = memoryVersion
+	if err := u.Store.Save(m); err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	u.mu.Lock()
+	u.memory = m
+	u.mu.Unlock()
+	return nil
+}
+
+func (u *Updater) random(n int64) int64 {
+	if u.Rand != nil {
+		return u.Rand.Int64N(n)
+	}
+	return rand.Int64N(n)
+}
+
+// fuzz is a random number from 0 to 1.
+func (u *Updater) fuzz() float64 { return float64(u.random(1<<53)) / (1 << 53) }

@@ -1,0 +1,391 @@
+package updater
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drydock-os/drydock/omaha"
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// world is one machine and everything outside it, small enough to enumerate.
+// It is driven by the pure half of the real updater: reconcile, derive, Decide
+// and the memory's own transitions.
+type world struct {
+	external bool
+	badNew   bool // release 2 does not work
+	tries    uint8
+
+	on      bool
+	booted  partition.Slot
+	flags   partition.Table
+	image   [2]int8 // release in each slot; -1 is half written
+	health  Health
+	permit  Permit // what the lock holds
+	lockUp  bool
+	drained bool
+	window  bool
+	checked bool
+	failed  Step // a step that went wrong and waits; Wait for none
+	taken   bool // an operator took the permit away once
+
+	memory Memory
+}
+
+var (
+	worldNow = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	versions = map[int8]string{-1: "torn", 0: "", 1: "1.0.0", 2: "2.0.0"}
+)
+
+// key names a world; what is only told is left out.
+func (w world) key() string {
+	m := w.memory
+	s := fmt.Sprintf("%v %v %d %v %v %v %v %v %v %v %v %v %v %v %v|", w.external, w.badNew, w.tries, w.on, w.booted, w.flags, w.image,
+		w.health, w.permit, w.lockUp, w.drained, w.window, w.checked, w.failed, w.taken)
+	if m.Written != nil {
+		s += fmt.Sprintf(" written %v", *m.Written)
+	}
+	if m.Trial != nil {
+		s += fmt.Sprintf(" trial %v", *m.Trial)
+	}
+	if m.Wish != nil {
+		s += fmt.Sprintf(" wish %v", *m.Wish)
+	}
+	return s + fmt.Sprintf(" rejected %d good %v ending %s", len(m.Rejected), m.GoodAt.IsZero(), m.Ending)
+}
+
+var shut = func() policy.Window { // at worldNow
+	w, err := policy.ParseWindow("12:00", "1h")
+	if err != nil {
+		panic(err)
+	}
+	return w
+}()
+
+func (w world) policy() policy.Policy {
+	p := policy.Default()
+	p.Reboot.Strategy = policy.Coordinated
+	if w.external {
+		p.Reboot.Strategy = policy.External
+	}
+	if !w.window {
+		p.Reboot.Windows = []policy.Window{shut}
+	}
+	p.Trial.Retries, p.Trial.FirmwareTries = 1, int(w.tries)
+	return p
+}
+
+func (w world) observed() Observed {
+	o := Observed{Now: worldNow, BootID: "this", Known: true, Booted: w.booted, Flags: w.flags, Release: versions[w.image[w.booted]],
+		Health: w.health, Permit: w.permit, Drained: w.drained, Stale: !w.checked}
+	if w.checked {
+		o.Offer = &omaha.Offer{Update: true, Version: "2.0.0", SHA256: []byte{2}}
+	}
+	if !w.lockUp {
+		o.Permit = PermitUnknown
+		o.Stopped = []Reason{{Kind: "lock"}}
+	}
+	if w.failed != Wait {
+		o.Failed = &Failure{Step: w.failed, Until: worldNow.Add(time.Minute)}
+	}
+	return o
+}
+
+// decide is what the real loop does up to the step.
+func (w world) decide() (world, Step) {
+	p := w.policy()
+	w.memory = w.memory.reconcile(w.observed(), patience{p.Trial.Retries, p.Trial.RetryBackoff})
+	step := Decide(derive(w.observed(), w.memory, p).Facts)
+	if step == w.failed {
+		step = Wait
+	}
+	return w, step
+}
+
+// step returns every world that a step may leave behind when it ends, the one
+// that it aims at last, and those that a crash of the daemon in its middle
+// leaves.
+func (w world) step(s Step) (done, torn []world) {
+	n, o := w, w.observed()
+	passive := w.booted.Other()
+	crash := func() { torn = append(torn, n) }
+	fail := func() { f := n; f.failed = s; done = append(done, f) }
+	switch s {
+	case Check:
+		n.checked = true
+	case Write:
+		n.memory.Written = nil
+		crash()
+		n.flags = n.flags.Discard(passive)
+		crash()
+		n.image[passive] = -1
+		crash()
+		fail() // the download ends badly
+		n.image[passive] = 2
+		crash()
+		n.memory.Written = &Written{Slot: passive, Version: "2.0.0", SHA256: []byte{2}}
+	case Lock:
+		if n.permit == NoPermit {
+			n.permit = Queued
+			done = append(done, n)
+		}
+		n.permit = Held
+	case Drain:
+		fail()
+		n.drained = true
+	case Stage:
+		if n.memory.Wish != nil && n.memory.Wish.Goal == OldRelease {
+			n.flags = n.flags.Select(passive)
+			break
+		}
+		fail() // the hook
+		n.memory = n.memory.arm(o)
+		crash()
+		n.flags = n.flags.Stage(passive, w.tries)
+	case Unstage:
+		n.flags = n.flags.Unstage(passive)
+		if w.flags[passive].Successful {
+			n.flags = w.flags.Select(w.booted)
+		}
+		crash()
+		n.memory = n.memory.disarm()
+	case Reboot:
+		if w.flags[w.booted].Priority > 0 {
+			fail() // refused
+		}
+		n.on = false
+	case Validate:
+		n.health = Healthy
+		if w.badNew && w.image[w.booted] == 2 {
+			n.health = Sick
+		}
+	case MarkGood:
+		n.flags = n.flags.Good(w.booted)
+		crash()
+		n.memory = n.memory.good(o)
+	case Reject:
+		n.memory = n.memory.judge(o, "sick")
+		crash()
+		n.flags = n.flags.Discard(w.booted)
+	case Resume:
+		n.drained = false
+	case Release:
+		n.permit, n.memory.Ending = NoPermit, ""
+	}
+	n.memory.History = nil
+	return append(done, n), append(torn, n)
+}
+
+// restarted is a world whose daemon died.
+func (w world) restarted() world {
+	w.health, w.checked, w.failed = HealthUnknown, false, Wait
+	return w
+}
+
+// boot is the firmware's step.
+func (w world) boot() world {
+	var ok bool
+	w.booted, w.flags, ok = w.flags.Boot()
+	if !ok {
+		panic("nothing to boot")
+	}
+	w = w.restarted()
+	w.on = true
+	if t := w.memory.Trial; t != nil {
+		c := *t
+		if c.Boot == "this" {
+			c.Boot = "other"
+		}
+		w.memory.Trial = &c
+	}
+	if wish := w.memory.Wish; wish != nil {
+		c := *wish
+		c.Boot = "other"
+		w.memory.Wish = &c
+	}
+	return w
+}
+
+// later is the same world when pauses have passed.
+func (w world) later() world {
+	w.failed = Wait
+	w.memory.GoodAt = time.Time{}
+	if t := w.memory.Trial; t != nil {
+		c := *t
+		c.RetryAt = time.Time{}
+		w.memory.Trial = &c
+	}
+	return w
+}
+
+// around returns what may happen to a world that runs, whatever it does.
+func (w world) around() map[string]world {
+	out := map[string]world{"later": w.later()}
+	n := w
+	n.window = !n.window
+	out["window"] = n
+	n = w
+	n.lockUp = !n.lockUp
+	out["lock-away"] = n
+	n = w
+	n.on = false
+	out["power-cut"] = n
+	if w.permit == Held && !w.taken {
+		n = w
+		n.permit, n.taken = NoPermit, true
+		out["taken-away"] = n
+	}
+	if passive := w.flags[w.booted.Other()]; w.memory.Wish == nil && passive.Successful && w.image[w.booted] == 2 && w.flags[w.booted].Successful {
+		n = w
+		n.memory = n.memory.reject("2.0.0", nil, "operator", worldNow)
+		n.memory.Wish = &Wish{Goal: OldRelease, Slot: w.booted, Boot: "this", From: "2.0.0", At: worldNow}
+		n.memory.History = nil
+		out["rollback"] = n
+	}
+	return out
+}
+
+// broken says which invariant a world breaks, "" if none.
+func (w world) broken() string {
+	next, ok := w.flags.Next()
+	held := w.permit == Held || w.external || w.taken
+	switch {
+	case !ok:
+		return "nothing to boot"
+	case w.image[next] == -1:
+		return "would boot a torn image"
+	case w.drained && !held:
+		return "drained without a permit"
+	case !w.on && !w.flags[next].Successful && !held:
+		return "trial boot without a permit"
+	case w.on && next != w.booted && w.flags[w.booted].Successful && !held:
+		return "staged without a permit"
+	}
+	return ""
+}
+
+// forbidden says why a world must not take a step, "" if it may.
+func (w world) forbidden(s Step) string {
+	leaving := s == Reboot && w.flags[w.booted].Priority > 0
+	switch {
+	case s == Release && !w.flags[w.booted].Successful:
+		return "released before good"
+	case w.external && (s == Lock || s == Drain || leaving):
+		return "external coordinator, and yet " + s.String()
+	case !w.external && !w.lockUp && (s == Stage || leaving):
+		return s.String() + " with the lock away"
+	case s == Write && w.image[w.booted] == 2:
+		return "writes what runs"
+	}
+	return ""
+}
+
+// TestDecideEveryWorld enumerates every world that one machine can reach, with
+// crashes inside and after every step, power cuts anywhere, the lock away, the
+// window shutting, permits taken away and rollbacks asked for.
+func TestDecideEveryWorld(t *testing.T) {
+	type edge struct{ from, step string }
+	seen := map[string]edge{}
+	worlds := map[string]world{}
+	var queue []world
+	push := func(n world, from, step string) {
+		k := n.key()
+		if _, old := seen[k]; !old {
+			seen[k], worlds[k] = edge{from, step}, n
+			queue = append(queue, n)
+		}
+	}
+	fail := func(w world, why string) {
+		t.Helper()
+		k, path := w.key(), []string{w.key()}
+		for e := seen[k]; e.step != "start"; e = seen[e.from] {
+			path = append([]string{e.step}, path...)
+		}
+		t.Fatalf("%s: %s", why, strings.Join(path, " > "))
+	}
+	for i := range 8 {
+		push(world{on: true, flags: partition.Table{{Priority: 1, Successful: true}, {}}, image: [2]int8{1, 0}, lockUp: true, window: true,
+			permit: NoPermit, external: i&1 != 0, badNew: i&2 != 0, tries: uint8(1 + i&4/2)}, "", "start")
+	}
+	steps := map[Step]int{}
+	for len(queue) > 0 {
+		w := queue[0]
+		queue = queue[1:]
+		k := w.key()
+		if why := w.broken(); why != "" {
+			fail(w, why)
+		}
+		if !w.on {
+			push(w.boot(), k, "boot")
+			continue
+		}
+		n, s := w.decide()
+		n.memory.History = nil
+		steps[s]++
+		if why := w.forbidden(s); why != "" {
+			fail(w, why)
+		}
+		done, torn := n.step(s)
+		for _, d := range done {
+			push(d, k, s.String())
+		}
+		for _, d := range torn {
+			push(d.restarted(), k, s.String()+"-crash")
+			d.on = false
+			push(d, k, s.String()+"-cut")
+		}
+		for name, a := range w.around() {
+			push(a, k, name)
+		}
+		if len(seen) > 2_000_000 {
+			t.Fatal("more worlds than anybody can think through")
+		}
+	}
+	for _, w := range worlds {
+		if end, ok := w.settle(); !ok {
+			fail(w, "does not settle: ends as "+end.key())
+		}
+	}
+	t.Logf("%d worlds, steps %v", len(seen), steps)
+	for s := Wait; s <= Release; s++ {
+		if steps[s] == 0 {
+			t.Errorf("no world takes step %s", s)
+		}
+	}
+}
+
+// settle runs a world with everything allowed and nothing going wrong, and
+// reports whether it comes to rest as it should: the permit free, work back,
+// the new release running if it is good and was not rejected.
+func (w world) settle() (world, bool) {
+	for range 100 {
+		w = w.later()
+		w.window, w.lockUp = true, true
+		if !w.on {
+			w = w.boot()
+			continue
+		}
+		n, s := w.decide()
+		if s != Wait {
+			done, _ := n.step(s)
+			w = done[len(done)-1]
+			continue
+		}
+		if n.key() != n.later().key() { // a pause to sit out
+			w = n
+			continue
+		}
+		if next, _ := n.flags.Next(); n.external && next != n.booted {
+			n.on = false // the other coordinator reboots it
+			w = n
+			continue
+		}
+		_, rejected := n.memory.rejection("2.0.0", []byte{2})
+		rest := n.permit == NoPermit && !n.drained
+		return n, rest && (n.image[n.booted] == 2) != rejected && (rejected || !n.badNew)
+	}
+	return w, false
+}
