@@ -124,8 +124,6 @@ func (c *Client) Watch(ctx context.Context, f func(updater.Status)) error {
 	}
 }
 
-var errBusLost = errors.New("the connection to the bus was lost")
-
 // drain takes what is waiting: one look at the status answers all of it.
 func drain(signals chan *dbus.Signal) {
 	for {
