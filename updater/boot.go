@@ -168,6 +168,7 @@ func (u *Updater) reread(w *Written) error {
 			if err != nil {
 				return fmt.Errorf("read written slot: %w", err)
 			}
+			defer d.Close()
 			from = d
 		}
 		h := sha256.New()
@@ -187,12 +188,8 @@ func (u *Updater) hook(ctx context.Context, m Memory, kernel string) error {
 	if p.Hook.Postinstall == policy.PostinstallOff {
 		return nil
 	}
-	d, err := u.Disk.Slot(m.Written.Slot)
-	if err != nil {
-		return err
-	}
 	run := HookRun{
-		Device: d, Slot: m.Written.Slot, Version: m.Written.Version, Kernel: kernel,
+		Slot: m.Written.Slot, Version: m.Written.Version, Kernel: kernel,
 		Packages: m.Written.Packages, Response: u.responsePath(), Policy: p.Hook,
 	}
 	if _, has := m.Written.Images[payload.PCRPolicy]; has {

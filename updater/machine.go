@@ -2,6 +2,7 @@ package updater
 
 import (
 	"context"
+	"io"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -9,11 +10,18 @@ import (
 
 // Disk gives the two slots of this machine.
 type Disk interface {
-	// Slot opens the slot's bytes, for writing if the slot is not booted.
-	Slot(s partition.Slot) (partition.Device, error)
+	// Slot opens the slot's bytes. Whoever opened a slot closes it: what is held
+	// cannot be mounted for the release's hook.
+	Slot(s partition.Slot) (SlotDevice, error)
 	// Booted says which slot the running system came from. What cannot be found
 	// out is an error, never a guess.
 	Booted() (partition.Slot, error)
+}
+
+// A SlotDevice is an opened slot.
+type SlotDevice interface {
+	partition.Device
+	io.Closer
 }
 
 // RebootLock bounds how many machines of a group reboot at once. Each call may run
@@ -59,8 +67,8 @@ type Host interface {
 	// Ailments lists what is not well with this boot: units, checks. None means
 	// healthy.
 	Ailments(ctx context.Context, p policy.Policy) []Reason
-	// ImageRelease reads the version that a written slot says it holds.
-	ImageRelease(d partition.Device) (string, error)
+	// ImageRelease reads the version that the image in a slot says it is.
+	ImageRelease(s partition.Slot) (string, error)
 	// Hook runs the post-install hook of the release in a slot. Lines that it
 	// prints go to line.
 	Hook(ctx context.Context, h HookRun, line func(string)) error
@@ -80,8 +88,7 @@ type Identity struct {
 
 // HookRun is what a post-install hook is told.
 type HookRun struct {
-	Device    partition.Device // the written slot
-	Slot      partition.Slot
+	Slot      partition.Slot // the written one
 	Version   string
 	Kernel    string // path of the kernel that was written; "" if none
 	PCRPolicy string // path of the PCR policy; "" if none

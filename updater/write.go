@@ -25,8 +25,7 @@ type writing struct {
 	source  *fetch.Source
 	resume  []byte
 	open    []io.Closer
-	image   partition.Device // the passive slot
-	release string           // that runs
+	release string // that runs
 	older   bool
 }
 
@@ -161,13 +160,14 @@ func (w *writing) target(part payload.PartitionInfo) (payload.Target, error) {
 		if err != nil {
 			return payload.Target{}, err
 		}
-		w.image = d
+		w.open = append(w.open, d)
 		t := payload.Target{Device: d}
 		if part.SourceHash != nil {
 			old, err := w.u.Disk.Slot(w.booted)
 			if err != nil {
 				return t, err
 			}
+			w.open = append(w.open, old)
 			t.Source, t.SourceSize = old, old.Size()
 		}
 		return t, nil
@@ -210,7 +210,8 @@ var errWrongRelease = errors.New("not the release that was offered")
 // accept judges what was written by its own word, since nothing signs what the
 // server claims, and fetches what belongs to the release.
 func (w *writing) accept(ctx context.Context, info payload.Info, result payload.Result) (*Written, error) {
-	version, err := w.u.Host.ImageRelease(w.image)
+	w.close() // the host may have to mount it
+	version, err := w.u.Host.ImageRelease(w.slot)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its os-release: %w", errWrongRelease, err)
 	}

@@ -1,0 +1,72 @@
+// Package link fits the reboot lock and the scheduler to what the updater asks of them.
+package link
+
+import (
+	"context"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/rebootlock"
+	"github.com/drydock-os/drydock/updater"
+)
+
+// Lock is one machine's side of a lock in memory.
+type Lock struct {
+	Group   *rebootlock.Memory
+	Machine string
+}
+
+var permits = map[rebootlock.Standing]updater.Permit{
+	rebootlock.None: updater.NoPermit, rebootlock.Queued: updater.Queued, rebootlock.Holding: updater.Held,
+}
+
+// Standing implements updater.RebootLock.
+func (l Lock) Standing(ctx context.Context) (updater.Standing, error) {
+	s, err := l.Group.Standing(ctx, l.Machine)
+	standing := updater.Standing{Permit: permits[s]}
+	if why := l.Group.Frozen(); why != "" {
+		standing.Stopped = []updater.Reason{{Kind: "freeze", Text: "the group is frozen: " + why}}
+	}
+	return standing, err
+}
+
+// Acquire implements updater.RebootLock.
+func (l Lock) Acquire(ctx context.Context, _ string) (updater.Permit, error) {
+	s, err := l.Group.Acquire(ctx, l.Machine)
+	return permits[s], err
+}
+
+// Fence implements updater.RebootLock.
+func (l Lock) Fence(ctx context.Context, phase string) error {
+	return l.Group.Fence(ctx, l.Machine, phase)
+}
+
+// Release implements updater.RebootLock.
+func (l Lock) Release(ctx context.Context, _ updater.Ending) error {
+	return l.Group.Release(ctx, l.Machine)
+}
+
+// Scheduler is one machine's side of a scheduler in memory.
+type Scheduler struct {
+	Cluster *fleetlink.Memory
+	Machine string
+}
+
+// Preflight implements updater.Scheduler.
+func (s Scheduler) Preflight(ctx context.Context) ([]updater.Reason, error) {
+	why, err := s.Cluster.Preflight(ctx, s.Machine)
+	if why == "" || err != nil {
+		return nil, err
+	}
+	return []updater.Reason{{Kind: "drain", Text: "this machine could not be drained now: " + why}}, nil
+}
+
+// Drain implements updater.Scheduler.
+func (s Scheduler) Drain(ctx context.Context) error { return s.Cluster.Drain(ctx, s.Machine) }
+
+// Drained implements updater.Scheduler.
+func (s Scheduler) Drained(ctx context.Context) (bool, error) {
+	return s.Cluster.Drained(ctx, s.Machine)
+}
+
+// Resume implements updater.Scheduler.
+func (s Scheduler) Resume(ctx context.Context) error { return s.Cluster.Resume(ctx, s.Machine) }
