@@ -17,6 +17,8 @@ import (
 const (
 	// maxReason bounds what a check's output adds to its reason, in bytes.
 	maxReason = 2048
+	// defaultCheckTimeout is for a caller that names none.
+	defaultCheckTimeout = time.Minute
 	// maxChecks bounds the checks of a directory: each takes time that a
 	// trial's deadline does not have.
 	maxChecks = 256
@@ -32,8 +34,8 @@ type Check struct {
 
 // RunChecks runs the executables in dir one after the other, in the order of
 // their names, and returns a verdict for each. Every check runs, also after
-// one that failed. A check is healthy if it ends with code 0 within timeout.
-// It gets env, and PATH of ours where env has none.
+// one that failed. A check is healthy if it ends with code 0 within timeout,
+// a minute if that is zero. It gets env, and PATH of ours where env has none.
 //
 // Files that are not executable, names that begin with a dot and what editors
 // and package managers leave behind are no checks. Run by root, a check that
@@ -45,6 +47,9 @@ func RunChecks(ctx context.Context, dir string, env []string, timeout time.Durat
 	names, err := checkNames(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list health checks: %w", err)
+	}
+	if timeout <= 0 {
+		timeout = defaultCheckTimeout
 	}
 	var checks []Check
 	for _, name := range names {

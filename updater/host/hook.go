@@ -66,21 +66,27 @@ func (h Hook) Run(ctx context.Context, a HookArgs) error {
 			return fmt.Errorf("run hook: %w", err)
 		}
 		defer root.Close()
-		_, err = root.Stat(h.path())
-		if errors.Is(err, fs.ErrNotExist) {
+		// Lstat: a link into nothing is a broken hook, not none.
+		if _, err = root.Lstat(h.path()); errors.Is(err, fs.ErrNotExist) {
 			h.say("release " + a.Version + " has no hook " + h.path() + ": nothing to run")
 			return nil
 		}
-		if err != nil {
+		if _, err = root.Stat(h.path()); err != nil {
 			return fmt.Errorf("run hook: %w", err)
 		}
 		return h.exec(ctx, filepath.Join(dir, h.path()), a)
 	})
-	if errors.Is(err, errTwin) && h.Running != "" {
-		h.say("slot is a twin of the running system: running " + h.Running)
-		return h.exec(ctx, h.Running, a)
+	return h.afterMount(ctx, a, err)
+}
+
+// afterMount falls back to the running system's hook if the slot was not
+// mounted because of its twin.
+func (h Hook) afterMount(ctx context.Context, a HookArgs, err error) error {
+	if !errors.Is(err, errTwin) || h.Running == "" {
+		return err
 	}
-	return err
+	h.say("slot is a twin of the running system: running " + h.Running)
+	return h.exec(ctx, h.Running, a)
 }
 
 func (h Hook) exec(ctx context.Context, path string, a HookArgs) error {

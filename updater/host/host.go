@@ -58,19 +58,29 @@ func isMachineID(s string) bool {
 }
 
 // Running returns the release of the system whose files are under root, "/"
-// for the running one (os-release(5): /etc before /usr/lib).
+// for the running one. As in a slot, the release's own os-release counts
+// before the one in /etc, which is the operator's to change.
 func Running(root string) (image.Release, error) {
-	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-		data, err := readSmall(filepath.Join(root, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return image.Release{}, fmt.Errorf("read os-release: %w", err)
-		}
-		return image.ParseOSRelease(data)
+	release, err := treeRelease(root)
+	if err != nil {
+		return image.Release{}, fmt.Errorf("read the running release: %w", err)
 	}
-	return image.Release{}, fmt.Errorf("read os-release under %s: %w", root, fs.ErrNotExist)
+	return release, nil
+}
+
+// treeRelease returns the release of the directory tree at dir. os.Root, and
+// image.TreeRelease, keep its symbolic links from naming a file outside.
+func treeRelease(dir string) (image.Release, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return image.Release{}, err
+	}
+	defer root.Close()
+	tree, ok := root.FS().(fs.ReadLinkFS)
+	if !ok {
+		return image.Release{}, errors.ErrUnsupported
+	}
+	return image.TreeRelease(tree)
 }
 
 // readSmall returns the content of a file that should be small.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,40 +43,15 @@ func OSRelease(device string) (image.Release, error) {
 	}
 	err = withMount(mount{Device: device, Flags: unix.MS_NOEXEC}, func(dir string) error {
 		var err error
-		release, err = mountedRelease(dir)
-		return err
+		if release, err = treeRelease(dir); err != nil {
+			return fmt.Errorf("read os-release of slot: %w", err)
+		}
+		return nil
 	})
 	if errors.Is(err, ErrNoMount) || errors.Is(err, errTwin) {
 		return image.Release{}, fmt.Errorf("%w (%w)", formatErr, err)
 	}
 	return release, err
-}
-
-// mountedRelease reads the os-release of the slot mounted at dir. os.Root
-// keeps a symbolic link of the slot from naming a file of the running system;
-// an absolute one is therefore an error.
-func mountedRelease(dir string) (image.Release, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
-	}
-	defer root.Close()
-	for _, name := range []string{"lib/os-release", "usr/lib/os-release", "etc/os-release"} {
-		f, err := root.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
-		}
-		data, err := io.ReadAll(io.LimitReader(f, maxSmallFile))
-		f.Close()
-		if err != nil {
-			return image.Release{}, fmt.Errorf("read os-release of slot: %w", err)
-		}
-		return image.ParseOSRelease(data)
-	}
-	return image.Release{}, fmt.Errorf("read os-release of slot: %w", fs.ErrNotExist)
 }
 
 // mount is one mounting of a slot.
@@ -170,13 +146,25 @@ func (m mount) attach(kind, dir string) error {
 	return nil
 }
 
+const (
+	// A killed process lets go of its files a moment after the kill.
+	detachTries = 50
+	detachEvery = 20 * time.Millisecond
+)
+
 func detach(dir string) error {
 	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	tick := time.NewTicker(detachEvery)
+	defer tick.Stop()
+	for try := 1; errors.Is(err, unix.EBUSY) && try < detachTries; try++ {
+		<-tick.C
+		err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	}
 	if err == nil {
 		return nil
 	}
-	// A process that left the hook's group may still hold it. Detached, the
-	// mount ends with that process.
+	// A process that left the hook's group still holds it. Detached, the mount
+	// ends with that process.
 	if lazy := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); lazy != nil {
 		return fmt.Errorf("unmount slot: %w (%w)", lazy, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -48,13 +49,16 @@ type program struct {
 // run runs p until it ends, its time is up or ctx is. Then its whole process
 // group is killed: nothing that it started in it goes on. An output that a
 // process which left the group holds open does not keep run.
-func (p program) run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
+func (p program) run(parent context.Context) error {
+	ctx, cancel := context.WithTimeout(parent, p.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.Path, p.Args...)
 	cmd.Env, cmd.Dir = p.Env, "/"
 	// Pdeathsig: a daemon that was killed does not leave a hook behind that
-	// changes boot flags under the next one.
+	// changes boot flags under the next one. The kernel means the thread that
+	// forked, which must therefore stay.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killDelay
@@ -66,16 +70,19 @@ func (p program) run(ctx context.Context) error {
 	err := cmd.Wait()
 	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	out.flush()
-	return p.explain(ctx, err)
+	switch {
+	case err != nil && parent.Err() != nil:
+		return fmt.Errorf("run %s: %w", p.Name, parent.Err())
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("%s did not end within %s: %w", p.Name, p.Timeout, ctx.Err())
+	}
+	return p.explain(err)
 }
 
-func (p program) explain(ctx context.Context, err error) error {
+// explain says what the end of a program, that was not ended by us, means.
+func (p program) explain(err error) error {
 	var exit *exec.ExitError
 	switch {
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil:
-		return fmt.Errorf("%s did not end within %s: %w", p.Name, p.Timeout, ctx.Err())
-	case ctx.Err() != nil && err != nil:
-		return fmt.Errorf("run %s: %w", p.Name, ctx.Err())
 	case errors.As(err, &exit):
 		e := &ExitError{Program: p.Name, Code: exit.ExitCode()}
 		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
