@@ -3,7 +3,9 @@ package payload
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"time"
 )
 
@@ -70,6 +72,8 @@ type Options struct {
 	CheckpointBytes int64
 	// Progress gets payload bytes applied, and those there are.
 	Progress func(done, total int64)
+	// Skip names partitions that are verified and not written.
+	Skip []string
 	// Workers is how many operations run at once; 0 chooses by the number
 	// of processors. Memory grows with it, by about 3 MiB each.
 	Workers int
@@ -79,43 +83,132 @@ type Options struct {
 type Result struct {
 	// Partitions holds the SHA-256 of each image, as read back.
 	Partitions map[string][]byte
-	// SHA256 of the whole payload.
-	SHA256 []byte
 }
 
 // A Payload is opened, its metadata read and checked, and not yet applied.
 type Payload struct {
-	info Info
+	src      Source
+	keys     Keys
+	metadata metadata
+	plan     *plan
+	body     io.ReadCloser // at the first blob; nil once used
 }
 
 // Open reads header and manifest. A payload of major 2 is refused here unless
 // one of keys signed its metadata; one of major 1 if it announces no
-// signature, which stands at its end. Without keys it reads nothing.
+// signature, which stands at its end. Without keys it reads nothing. The
+// transfer stays open for Apply; a payload that is not applied is closed.
 func Open(ctx context.Context, src Source, keys Keys) (*Payload, error) {
-	return nil, errors.ErrUnsupported
+	if len(keys) == 0 {
+		return nil, ErrNoKey
+	}
+	return read(ctx, src, keys)
+}
+
+// read opens a payload; without keys nothing of it is verified.
+func read(ctx context.Context, src Source, keys Keys) (*Payload, error) {
+	body, err := open(ctx, src, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &Payload{src: src, keys: keys, body: body}
+	if err := p.parse(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("open payload: %w", err)
+	}
+	return p, nil
+}
+
+// parse reads the metadata. With keys, that of major 2 is verified before it
+// is looked at.
+func (p *Payload) parse() error {
+	var err error
+	if p.metadata, err = readMetadata(p.body); err != nil {
+		return err
+	}
+	if p.keys != nil && p.metadata.major == 2 {
+		if p.metadata.signatureSize == 0 {
+			return fmt.Errorf("%w: it has no metadata signature", ErrUnsigned)
+		}
+		digest := sha256.Sum256(p.metadata.signed())
+		if err := p.keys.verify(p.metadata.signature(), digest[:]); err != nil {
+			return fmt.Errorf("verify metadata: %w", err)
+		}
+	}
+	if p.plan, err = parseManifest(p.metadata); err != nil {
+		return err
+	}
+	if p.keys != nil && p.plan.signatureSize == 0 {
+		return fmt.Errorf("%w: it has no signature", ErrUnsigned)
+	}
+	return nil
 }
 
 // Info returns what the payload says of itself.
-func (p *Payload) Info() Info { return p.info }
+func (p *Payload) Info() Info {
+	info := Info{
+		Major: p.metadata.major, Minor: p.plan.minor, Version: p.plan.version, Expires: p.plan.expires,
+		BlockSize: p.plan.blockSize, MetadataSize: int64(len(p.metadata.raw)), Size: p.size(),
+		Signed: p.plan.signatureSize > 0 && (p.metadata.major == 1 || p.metadata.signatureSize > 0),
+	}
+	for _, part := range p.plan.partitions {
+		if part.name == "" {
+			continue
+		}
+		about := PartitionInfo{
+			Name: part.name, Size: part.size, Hash: part.hash,
+			SourceSize: part.sourceSize, SourceHash: part.sourceHash, Operations: map[string]int{},
+		}
+		for _, op := range part.operations {
+			about.Operations[op.kind.String()]++
+			about.Bytes += op.length
+		}
+		info.Delta = info.Delta || part.sourceHash != nil
+		info.Partitions = append(info.Partitions, about)
+	}
+	return info
+}
+
+func (p *Payload) size() int64 {
+	return int64(len(p.metadata.raw)) + p.plan.dataSize + p.plan.signatureSize
+}
 
 // Close ends the transfer that Open began. Apply does so too.
-func (p *Payload) Close() error { return nil }
+func (p *Payload) Close() error {
+	if p.body == nil {
+		return nil
+	}
+	body := p.body
+	p.body = nil
+	return body.Close()
+}
 
 // Inspect reads header and manifest and trusts nothing.
 func Inspect(ctx context.Context, src Source) (Info, error) {
-	return Info{}, errors.ErrUnsupported
+	p, err := read(ctx, src, nil)
+	if err != nil {
+		return Info{}, err
+	}
+	defer p.Close()
+	return p.Info(), nil
 }
 
 // Verify reads the whole payload and checks signatures, the hash of every
 // blob, sizes and offsets. It applies nothing.
 func Verify(ctx context.Context, src Source, keys Keys) (Info, error) {
-	return Info{}, errors.ErrUnsupported
-}
-
-// Apply writes the payload's images to the targets, one for each partition by
-// name. It succeeds only if every signature and hash was right, all bytes
-// were synced, and each image read back from its device has the hash that the
-// manifest names. After any error the targets hold nothing that may be booted.
-func (p *Payload) Apply(ctx context.Context, targets map[string]Target, o Options) (Result, error) {
-	return Result{}, errors.ErrUnsupported
+	p, err := Open(ctx, src, keys)
+	if err != nil {
+		return Info{}, err
+	}
+	defer p.Close()
+	s := newStream(p.metadata, p.plan, false)
+	s.r = p.body
+	r := newRun(p.plan, s, 0)
+	if err := r.operations(ctx, 0); err != nil {
+		return Info{}, fmt.Errorf("verify payload: %w", err)
+	}
+	if err := s.verdict(keys, nil); err != nil {
+		return Info{}, fmt.Errorf("verify payload: %w", err)
+	}
+	return p.Info(), nil
 }
