@@ -67,7 +67,8 @@ type File interface {
 type Control interface {
 	// Table reads the flags as the loader would read them now.
 	Table() (Table, error)
-	// SetTable writes the flags, and is durable when it returns. A power cut
+	// SetTable writes the flags, and is durable when it returns; Table then
+	// returns the Same. A power cut
 	// inside it leaves the old flags, the new ones, or a state between them
 	// that boots what one of both would boot. ErrPinned says that the loader's
 	// own configuration overrides the flags.

@@ -98,6 +98,31 @@ func (t Table) Select(s Slot) Table {
 	return t.prioritize(s)
 }
 
+// Same reports whether a loader treats both tables alike: the same slots may
+// boot, in the same order, with the same tries. Not every loader keeps the
+// numbers of priorities, so flags that were written are read back as the Same,
+// not always as equal.
+func (t Table) Same(o Table) bool {
+	for s := range t {
+		if (t[s].Priority > 0) != (o[s].Priority > 0) || t[s].Tries != o[s].Tries || t[s].Successful != o[s].Successful {
+			return false
+		}
+	}
+	first, _ := t.first()
+	other, _ := o.first()
+	return first == other
+}
+
+// first is the slot of the higher priority, bootable or not, and false if both
+// are 0.
+func (t Table) first() (Slot, bool) {
+	s := A
+	if t[B].Priority > t[A].Priority {
+		s = B
+	}
+	return s, t[s].Priority > 0
+}
+
 // prioritize gives s the highest priority and keeps the other slot below it,
 // with the smallest numbers that do: `cgpt prioritize` for two slots
 // (flatcar/seismograph cgpt_prioritize.c). A slot of priority 0 stays there.

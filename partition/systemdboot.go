@@ -1,0 +1,343 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
+
+// SystemdBoot is systemd-boot's boot counting. Each slot has a unified kernel
+// image (UKI) that mounts that slot, and the UKI's name is its flags
+// (systemd src/boot/boot.c, boot_entry_parse_tries):
+//
+//	EFI/Linux/drydock-b.efi      slot B, good
+//	EFI/Linux/drydock-b+2-1.efi  slot B on trial, two tries left, one spent
+//	EFI/drydock/b.efi            slot B, not bootable: no loader looks there
+//
+// systemd-boot sorts by what the UKIs say of themselves, the newest release
+// first: what is put into EFI/Linux is booted next, wanted or not, and an older
+// release never is. So the choice is made by a line of loader/loader.conf:
+//
+//	default drydock-b[.+][e1-9]*
+//
+// It matches slot B while it is good (".efi") or has tries left ("+1" to "+9…"),
+// and stops matching at "+0": an entry with no try left is also sorted behind
+// all others, and the other slot is booted. So a rollback or a downgrade is as
+// safe as an update: counting goes on, and the line never pins a slot that is
+// used up. The letter of the slot is one byte of that file and is changed in
+// place, in one sector: no power cut leaves half of it.
+//
+// The name of a UKI cannot be changed in place, and FAT has no journal. A power
+// cut inside a rename leaves the old name, the new one, both or none. The order
+// of writes in SetTable makes each of them boot one of the slots that the flags
+// before or after name: a UKI is put in or taken out only while the line selects
+// the other slot. Where both names are left they share their clusters until
+// fsck.vfat has run, as it does before the partition is mounted.
+//
+// Flags that names cannot tell: priorities are 2 and 1, or 1 for a slot alone,
+// and a good slot has no tries.
+type SystemdBoot struct {
+	Dir BootDir // the EFI system partition, or XBOOTLDR
+	// Variables are the firmware's variables; nil: /sys/firmware/efi/efivars.
+	Variables fs.FS
+}
+
+var (
+	_ Control  = SystemdBoot{}
+	_ Firmware = SystemdBoot{}
+)
+
+const ukiDir = "EFI/Linux"
+
+func pendingUKI(s Slot) string { return "EFI/drydock/" + s.letter() + ".efi" }
+
+// bootState is what systemd-boot would find.
+type bootState struct {
+	entries  []entry // of our slots and others, as sorted
+	chosen   Slot    // that loader.conf selects
+	line     bool    // whether it has our line
+	pending  [2]bool
+	leftover []string // names in EFI/Linux that are no entries: emptied by fsck
+}
+
+func (c SystemdBoot) read() (bootState, error) {
+	var st bootState
+	names, err := c.Dir.ReadDir(ukiDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return st, fmt.Errorf("read boot entries: %w", err)
+	}
+	for _, name := range names {
+		e, ok, err := readEntry(c.Dir, name)
+		if err != nil {
+			return st, err
+		}
+		switch {
+		case ok:
+			st.entries = append(st.entries, e)
+		case e.ours:
+			st.leftover = append(st.leftover, name)
+		}
+	}
+	sortEntries(st.entries)
+	conf, err := readConf(c.Dir)
+	if err != nil {
+		return st, err
+	}
+	st.chosen, st.line = conf.selected()
+	for _, s := range []Slot{A, B} {
+		if st.pending[s], err = (kernels{boot: c.Dir}).has(pendingUKI(s)); err != nil {
+			return st, err
+		}
+	}
+	return st, nil
+}
+
+// pick is the entry that systemd-boot boots: the first that the selection
+// matches, else the first (config_select_default_entry).
+func (st bootState) pick() (entry, bool) {
+	for _, e := range st.entries {
+		if st.line && e.ours && e.slot == st.chosen && e.left != 0 {
+			return e, true
+		}
+	}
+	if len(st.entries) == 0 {
+		return entry{}, false
+	}
+	return st.entries[0], true
+}
+
+// entry is the first entry of a slot, and the others that say they are it.
+func (st bootState) entry(s Slot) (first *entry, others []string) {
+	for i, e := range st.entries {
+		switch {
+		case !e.ours || e.slot != s:
+		case first == nil:
+			first = &st.entries[i]
+		default:
+			others = append(others, e.name)
+		}
+	}
+	return first, others
+}
+
+// table reads the flags off the names.
+func (st bootState) table() Table {
+	var t Table
+	first := true
+	for _, e := range st.entries {
+		if !e.ours || t[e.slot].Priority > 0 {
+			continue
+		}
+		t[e.slot] = e.flags()
+		t[e.slot].Priority = 1
+		if first {
+			t[e.slot].Priority = 2
+		}
+		first = false
+	}
+	if st.line && t[A].Priority > 0 && t[B].Priority > 0 {
+		t[st.chosen].Priority, t[st.chosen.Other()].Priority = 2, 1
+	}
+	for s := range t {
+		if t[Slot(s).Other()].Priority == 0 {
+			t[s].Priority = min(t[s].Priority, 1)
+		}
+	}
+	return t
+}
+
+// Table reads the names in EFI/Linux and the selection in loader.conf.
+func (c SystemdBoot) Table() (Table, error) {
+	st, err := c.read()
+	return st.table(), err
+}
+
+// SetTable renames UKIs and changes the selection, in the order that the type's
+// comment gives the reasons of.
+func (c SystemdBoot) SetTable(t Table) error {
+	st, err := c.read()
+	if err != nil {
+		return err
+	}
+	if err := c.allowed(st, t); err != nil {
+		return fmt.Errorf("set flags: %w", err)
+	}
+	for _, s := range []Slot{A, B} {
+		if e, _ := st.entry(s); e != nil || t[s].Priority == 0 {
+			continue
+		}
+		if err := c.Dir.Rename(pendingUKI(s), ukiDir+"/"+ukiName(s, t[s])); err != nil {
+			return fmt.Errorf("stage slot %s: %w", s, err)
+		}
+	}
+	if s, ok := t.first(); ok {
+		if err := selectSlot(c.Dir, s); err != nil {
+			return fmt.Errorf("select slot %s: %w", s, err)
+		}
+	}
+	for _, s := range []Slot{A, B} {
+		if err := c.rename(st, s, t[s]); err != nil {
+			return fmt.Errorf("rename entry of slot %s: %w", s, err)
+		}
+	}
+	return c.Dir.Sync()
+}
+
+// allowed says whether the loader would follow the flags at all.
+func (c SystemdBoot) allowed(st bootState, t Table) error {
+	old := st.table()
+	raises := false
+	for s, f := range t {
+		if f.Priority > MaxPriority || f.Tries > MaxTries {
+			return fmt.Errorf("priority %d, tries %d: at most %d", f.Priority, f.Tries, MaxTries)
+		}
+		if e, _ := st.entry(Slot(s)); f.Priority > 0 && e == nil && !st.pending[s] {
+			return fmt.Errorf("slot %s has no kernel: %w", Slot(s), fs.ErrNotExist)
+		}
+		raises = raises || f.Bootable() && (!old[s].Bootable() || f.Priority > old[s].Priority)
+	}
+	if !raises {
+		return nil // to make a slot unbootable, or good, is always right
+	}
+	if err := pinned(c.Dir, c.Variables); err != nil {
+		return err
+	}
+	return c.alone(st)
+}
+
+// alone refuses entries beside ours: with the tries of the selected slot spent,
+// systemd-boot would take the first entry by its own order, which may be one of
+// them.
+func (c SystemdBoot) alone(st bootState) error {
+	for _, e := range st.entries {
+		if !e.ours {
+			return fmt.Errorf("%s/%s is an entry of no slot and could be booted instead: move it away", ukiDir, e.name)
+		}
+	}
+	names, err := c.Dir.ReadDir("loader/entries")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read boot entries: %w", err)
+	}
+	for _, name := range names {
+		if isEntryFile(name, ".conf") {
+			return fmt.Errorf("loader/entries/%s is an entry of no slot and could be booted instead: move it away", name)
+		}
+	}
+	return nil
+}
+
+// rename gives the UKI of a slot the name that its flags need, or takes it out
+// of EFI/Linux, and removes what power cuts left of other names.
+func (c SystemdBoot) rename(st bootState, s Slot, f Flags) error {
+	var stale []string
+	e, others := st.entry(s)
+	for _, name := range append(others, st.leftoverOf(s)...) {
+		stale = append(stale, ukiDir+"/"+name)
+	}
+	if e != nil && st.pending[s] {
+		stale = append(stale, pendingUKI(s))
+	}
+	staged := ukiDir + "/" + ukiName(s, f) // that the first step may just have made
+	for _, name := range stale {
+		if e == nil && name == staged {
+			continue
+		}
+		if err := c.Dir.Remove(name); err != nil {
+			return err
+		}
+	}
+	if e == nil {
+		return nil
+	}
+	if f.Priority == 0 {
+		return c.Dir.Rename(ukiDir+"/"+e.name, pendingUKI(s))
+	}
+	if f.names() == e.flags().names() {
+		return nil
+	}
+	return c.Dir.Rename(ukiDir+"/"+e.name, staged)
+}
+
+func (st bootState) leftoverOf(s Slot) []string {
+	var names []string
+	for _, name := range st.leftover {
+		if e := parseEntry(name); e.slot == s {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// CreateKernel makes a UKI under its pending name.
+func (c SystemdBoot) CreateKernel(s Slot) (File, error) {
+	st, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	if st.table()[s].Bootable() {
+		return nil, fmt.Errorf("create kernel of slot %s: %w", s, ErrBootable)
+	}
+	if e, others := st.entry(s); e != nil {
+		for _, name := range append(others, e.name) {
+			if err := c.Dir.Remove(ukiDir + "/" + name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := c.Dir.Remove(pendingUKI(s)); err != nil {
+		return nil, err
+	}
+	return c.Dir.Create(pendingUKI(s))
+}
+
+// OpenKernel implements Control.
+func (c SystemdBoot) OpenKernel(s Slot) (File, error) {
+	st, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	if e, _ := st.entry(s); e != nil {
+		return c.Dir.Open(ukiDir + "/" + e.name)
+	}
+	return c.Dir.Open(pendingUKI(s))
+}
+
+// PlaceKernel moves nothing: in EFI/Linux the UKI would be booted next. SetTable
+// moves it.
+func (c SystemdBoot) PlaceKernel(s Slot) (string, error) {
+	st, err := c.read()
+	if err != nil {
+		return "", err
+	}
+	e, _ := st.entry(s)
+	switch {
+	case e != nil:
+		return c.Dir.Path(ukiDir + "/" + e.name), nil
+	case st.pending[s]:
+		return c.Dir.Path(pendingUKI(s)), nil
+	}
+	return "", nil
+}
+
+// Boot does what systemd-boot does: it picks an entry, and renames one that
+// counts before it starts it (boot_entry_bump_counters). An entry with no tries
+// left is started too when there is no other.
+func (c SystemdBoot) Boot() (Slot, error) {
+	st, err := c.read()
+	if err != nil {
+		return 0, err
+	}
+	e, ok := st.pick()
+	if !ok {
+		return 0, ErrNoSlot
+	}
+	if e.left >= 0 {
+		if err := c.Dir.Rename(ukiDir+"/"+e.name, ukiDir+"/"+e.bumped()); err != nil {
+			return 0, err
+		}
+	}
+	if !e.ours {
+		return 0, fmt.Errorf("boot: %s/%s is of no slot", ukiDir, e.name)
+	}
+	return e.slot, nil
+}
