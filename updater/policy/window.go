@@ -71,20 +71,26 @@ func (w Window) check() error {
 // spans returns the openings of w that can touch the time between from and to,
 // in the order of their days, and perhaps a few before and after.
 func (w Window) spans(from, to time.Time, loc *time.Location) []span {
+	if w.Length <= 0 {
+		return nil
+	}
 	var out []span
-	y, m, d := from.Add(-w.Length).In(loc).Date()
-	last := to.In(loc).AddDate(0, 0, 1)
-	// Noon: a date is never skipped or doubled there, as midnight is in places.
-	for n := -1; ; n++ {
-		day := time.Date(y, m, d+n, 12, 0, 0, 0, time.UTC)
-		if day.After(time.Date(last.Year(), last.Month(), last.Day(), 12, 0, 0, 0, time.UTC)) {
-			return out
-		}
-		if w.Length > 0 && w.Start.Days.Has(day.Weekday()) {
+	// A day past the last: clocks that are put back over midnight show the day
+	// before again.
+	last := date(to, loc).AddDate(0, 0, 1)
+	for day := date(from.Add(-w.Length), loc); !day.After(last); day = day.AddDate(0, 0, 1) {
+		if w.Start.Days.Has(day.Weekday()) {
 			opens := w.Start.on(day, loc)
 			out = append(out, span{opens, opens.Add(w.Length)})
 		}
 	}
+	return out
+}
+
+// date returns the midnight of UTC that has the date that t has in loc.
+func date(t time.Time, loc *time.Location) time.Time {
+	y, m, d := t.In(loc).Date()
+	return time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
 }
 
 // A span is one opening of a window.
@@ -152,11 +158,11 @@ func (s *Start) UnmarshalText(text []byte) (err error) {
 // MarshalText returns what String does.
 func (s Start) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// on returns the first instant at which the clock of loc shows s on the day
-// that UTC's calendar has at day, or the instant of the jump that skips it.
+// on returns the first instant at which the clock of loc shows s on the date of
+// day, a midnight of UTC, or the instant of the jump that skips it.
 func (s Start) on(day time.Time, loc *time.Location) time.Time {
+	wall := day.Add(time.Duration(s.Hour)*time.Hour + time.Duration(s.Minute)*time.Minute)
 	y, m, d := day.Date()
-	wall := time.Date(y, m, d, s.Hour, s.Minute, 0, 0, time.UTC)
 	t := time.Date(y, m, d, s.Hour, s.Minute, 0, 0, loc)
 	opens, closes := t.ZoneBounds()
 	switch shown := clockAsUTC(t); {

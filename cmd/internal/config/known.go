@@ -11,7 +11,10 @@ import (
 
 // known are the keys that a policy file may hold, tables among them, in the
 // order of policy.Policy. The tables of a list have no index: reboot.windows.start.
-type known struct{ names []string }
+type known struct {
+	names []string
+	lists []string // those of names that hold tables
+}
 
 func knownKeys() known {
 	var k known
@@ -32,9 +35,13 @@ func (k *known) add(table string, t reflect.Type) {
 		if inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}
-		if inner.Kind() == reflect.Struct && !isText(inner) {
-			k.add(key, inner)
+		if inner.Kind() != reflect.Struct || isText(inner) {
+			continue
 		}
+		if inner != f.Type {
+			k.lists = append(k.lists, key)
+		}
+		k.add(key, inner)
 	}
 }
 
@@ -50,27 +57,38 @@ var index = regexp.MustCompile(`\[[0-9]+\]`)
 // unindexed returns a key without its indexes.
 func unindexed(key string) string { return index.ReplaceAllString(key, "") }
 
+// maxDistance is from where on a key is another key, and no slip.
+const maxDistance = 4
+
 // Nearest returns the known key that key most likely stands for, or "" where
-// none is near: a slip in one part, or the right name in the wrong table.
+// none is near: a slip or two, the right name in the wrong table, or a part of
+// the name.
 func Nearest(key string, known []string) string {
-	best, least := "", 1+len(lastPart(key))/3
+	best, least := "", min(1+len(lastPart(key))/3, maxDistance)
 	for _, name := range known {
-		if d := distance(key, name); d <= least {
+		if d := distance(strings.ToLower(key), name); d <= least {
 			best, least = name, d-1
 		}
 	}
 	return best
 }
 
-// distance counts the slips between two keys. A key in another table is one
-// slip away from its namesake, whatever the tables are called.
+// distance counts the slips between two keys. The same slips in another table
+// are one more, whatever the tables are called.
 func distance(key, name string) int {
-	d := slips(strings.ToLower(key), name)
-	part := lastPart(key)
-	if strings.ContainsRune(name, '.') && len(part) > 2 {
-		d = min(d, 1+slips(strings.ToLower(part), lastPart(name)))
+	d := slips(key, name)
+	part, known := lastPart(key), lastPart(name)
+	if len(part) < 3 || known == name {
+		return d
 	}
-	return d
+	away := 1
+	if strings.TrimSuffix(key, part) == strings.TrimSuffix(name, known) {
+		away = 0
+	}
+	if strings.HasPrefix(known, part+"_") || strings.HasSuffix(known, "_"+part) {
+		return min(d, away+1)
+	}
+	return min(d, away+slips(part, known))
 }
 
 func lastPart(key string) string {

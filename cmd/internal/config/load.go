@@ -29,10 +29,6 @@ const DefaultPath = "/etc/drydock/drydock.toml"
 // fifth of it, and hand-written files have no reason to be larger.
 const maxFile = 64 << 10
 
-// maxProblems bounds how many problems one error lists: past that, it is the
-// wrong file.
-const maxProblems = 50
-
 // Load reads the policy in the TOML file at path, over policy.Default. Nothing
 // but that file is opened, so that a policy can be judged on any machine, and
 // the environment changes nothing.

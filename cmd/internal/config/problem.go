@@ -18,6 +18,13 @@ type problem struct {
 
 type problems []problem
 
+// Bounds of one error: past so many problems it is the wrong file, and a message
+// that is so long quotes too much of it.
+const (
+	maxProblems = 50
+	maxWhy      = 400 // bytes
+)
+
 // in returns one error that lists ps in the order of the file's lines.
 func (ps problems) in(path string) error {
 	slices.SortStableFunc(ps, func(a, b problem) int {
@@ -35,6 +42,9 @@ func (ps problems) in(path string) error {
 		}
 		if p.key != "" {
 			where += ": " + p.key
+		}
+		if len(p.why) > maxWhy {
+			p.why = strings.ToValidUTF8(p.why[:maxWhy], "") + "…"
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", where, p.why))
 	}

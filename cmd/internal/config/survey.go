@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -119,13 +120,18 @@ func (s *place) note(table string, part *unstable.Node) string {
 	}
 	s.lines[key] = s.line
 	if s.known.has(table) && !s.known.has(key) {
-		why := "unknown key"
-		if near := Nearest(unindexed(key), s.known.names); near != "" {
-			why = fmt.Sprintf("unknown key: did you mean %s?", near)
-		}
-		s.found = append(s.found, problem{line: s.line, key: key, why: why})
+		s.found = append(s.found, problem{line: s.line, key: key, why: s.unknown(key)})
 	}
 	return key
+}
+
+func (s *place) unknown(key string) string {
+	if len(s.found) < maxProblems { // nobody reads further
+		if near := Nearest(unindexed(key), s.known.names); near != "" {
+			return fmt.Sprintf("unknown key: did you mean %s?", near)
+		}
+	}
+	return "unknown key"
 }
 
 // count brings the line up to a key's place.
@@ -149,6 +155,9 @@ func deep(key string) bool { return strings.Count(key, ".") >= maxDepth-1 }
 func (s *place) missing() {
 	for _, table := range s.items {
 		base := unindexed(table)
+		if !slices.Contains(s.known.lists, base) {
+			continue
+		}
 		for _, key := range s.known.names {
 			name, ok := strings.CutPrefix(key, base+".")
 			if _, there := s.lines[join(table, name)]; ok && !there {
