@@ -81,8 +81,9 @@ func (c *Client) Ping(ctx context.Context, m Machine) error {
 	return nil
 }
 
-// Report tells the server of one event. It returns nil only once the server's
-// own answer says that it has it. It does not try again. Its errors wrap
+// Report tells the server of one event. It returns nil only once the server
+// has it: an Omaha response came that finds nothing wrong. It does not try
+// again. Its errors wrap
 // ErrNetwork, ErrEmpty, ErrXML, ErrInvalid, or are a *StatusError or *Refused.
 func (c *Client) Report(ctx context.Context, m Machine, e Event, onDemand bool) error {
 	r := c.request(m, onDemand)
@@ -120,7 +121,14 @@ func (c *Client) tell(ctx context.Context, r wireRequest) error {
 	if len(answer.Apps) == 0 {
 		return fmt.Errorf("%w: no app", ErrInvalid)
 	}
-	return answer.Apps[0].refusal()
+	app := answer.Apps[0]
+	if err := app.refusal(); err != nil {
+		return err
+	}
+	if !app.eventTaken() {
+		return fmt.Errorf("%w: event status %.64q", ErrInvalid, app.Events[0].Status)
+	}
+	return nil
 }
 
 // post sends a request and returns the body of a 2xx answer.

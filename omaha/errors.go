@@ -43,7 +43,7 @@ func (e *StatusError) Code() Code {
 type Refused struct {
 	AppStatus    string // status of the app, as "error-maxUpdatesPerPeriodLimitReached"; "ok" or empty if only the check was refused
 	UpdateStatus string // status of the updatecheck, as "error-internal"; empty if there was none
-	EventTaken   bool   // the server acknowledged the event sent along
+	EventTaken   bool   // the server has the event sent along, if there was one
 }
 
 func (r *Refused) Error() string {

@@ -147,7 +147,7 @@ type Offer struct {
 	Packages []Package // what comes with the payload: the packages after the first
 
 	PollInterval time.Duration // pause until the next check as the server wishes it (see ClampPoll); 0 if it does not say; also without an update
-	EventTaken   bool          // the server acknowledged the event sent along
+	EventTaken   bool          // the server has the event sent along, if there was one
 	Raw          []byte        // the response as received, at most MaxMessage bytes, for a post-install hook
 }
 
@@ -222,8 +222,13 @@ func (a *wireAppResponse) refusal() error {
 	return r
 }
 
+// eventTaken reports whether the server has the event sent along: it says so,
+// or finds nothing wrong and does not answer events one by one.
 func (a *wireAppResponse) eventTaken() bool {
-	return len(a.Events) > 0 && a.Events[0].Status == statusOK
+	if len(a.Events) > 0 {
+		return a.Events[0].Status == statusOK
+	}
+	return a.Status == "" || a.Status == statusOK
 }
 
 func pollInterval(seconds string) time.Duration {
