@@ -11,11 +11,19 @@ import (
 
 const mib = 1 << 20
 
+// emptyVariables is a firmware without variables.
+var emptyVariables = fstest.MapFS{}
+
 // gptprio makes a machine as Flatcar's factory leaves it.
 func gptprio(t testing.TB) (*powercut.Machine, partition.GPTPrio) {
 	t.Helper()
+	return gptprioOn(t, "vfat")
+}
+
+func gptprioOn(t testing.TB, fileSystem string) (*powercut.Machine, partition.GPTPrio) {
+	t.Helper()
 	entries := partition.Flatcar(mib, mib, mib, 512)
-	m := powercut.New(partition.FlatcarSize(entries, 512), "vfat")
+	m := powercut.New(partition.FlatcarSize(entries, 512), fileSystem)
 	if err := partition.Format(m.Disk, entries); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +64,7 @@ func systemdBoot(t testing.TB) (*powercut.Machine, partition.SystemdBoot) {
 	m := powercut.New(mib, "vfat")
 	writeBoot(t, m.Boot, "EFI/Linux/drydock-a.efi", "old kernel")
 	writeBoot(t, m.Boot, "loader/loader.conf", "timeout 3\n")
-	return m, partition.SystemdBoot{Dir: m.Boot, Variables: fstest.MapFS{}}
+	return m, partition.SystemdBoot{Dir: m.Boot, Variables: emptyVariables}
 }
 
 func TestSystemdBoot(t *testing.T) {

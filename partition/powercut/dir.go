@@ -99,7 +99,7 @@ func (d *Dir) Open(name string) (partition.File, error) {
 	if !ok {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	return &file{d, s}, nil
+	return &file{d, name, s}, nil
 }
 
 // Create implements partition.BootDir. The name is durable with the file's Sync.
@@ -123,7 +123,7 @@ func (d *Dir) Create(name string) (partition.File, error) {
 	if torn {
 		return nil, ErrPower
 	}
-	return &file{d, s}, nil
+	return &file{d, name, s}, nil
 }
 
 // Rename implements partition.BootDir.
@@ -285,9 +285,13 @@ func (n naming) onFAT(names map[string]*store, d dice) {
 
 // A file is an open file of a Dir.
 type file struct {
-	dir *Dir
+	dir  *Dir
+	name string
 	*store
 }
+
+// Name is the name that the file was opened by.
+func (f *file) Name() string { return f.name }
 
 func (f *file) Size() int64 {
 	f.dir.m.mu.Lock()
