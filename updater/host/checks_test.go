@@ -80,14 +80,22 @@ func TestCheckTimeoutKillsItsGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A kill takes a moment to be felt.
+	checkDies(t, strings.TrimSpace(string(data)))
+}
+
+// checkDies waits for a process to be gone, or a zombie.
+func checkDies(t *testing.T, pid string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	state := ""
 	for range 500 {
-		if state = processState(strings.TrimSpace(string(data))); state == "" || state == "Z" {
+		if state = processState(pid); state == "" || state == "Z" {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-tick.C
 	}
-	t.Errorf("process %s goes on in state %s", data, state)
+	t.Errorf("process %s goes on in state %s", pid, state)
 }
 
 // processState returns the letter of /proc/PID/stat, or "" for no process.

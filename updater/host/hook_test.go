@@ -285,3 +285,11 @@ func TestTwinRunsTheRunningHook(t *testing.T) {
 		t.Errorf("without a running hook: %v", err)
 	}
 }
+
+// runHookForTest is the daemon that TestKilledDaemonLeavesNothing kills.
+func runHookForTest(device string) {
+	h := Hook{Output: func(line string) { os.Stdout.WriteString(line + "\n") }}
+	if err := h.Run(context.Background(), HookArgs{Device: device}); err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+	}
+}

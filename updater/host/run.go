@@ -29,6 +29,7 @@ type ExitError struct {
 	Signal  string // the signal's name, or ""
 }
 
+// Error says how the program ended.
 func (e *ExitError) Error() string {
 	if e.Signal != "" {
 		return fmt.Sprintf("%s was ended by signal: %s", e.Program, e.Signal)
@@ -104,6 +105,8 @@ type lines struct {
 	seen int
 }
 
+// Write takes output as it comes, and never fails: a program must not stop
+// because nobody wants to hear more of it.
 func (l *lines) Write(p []byte) (int, error) {
 	n := len(p)
 	if l.emit == nil || l.seen > maxOutput {

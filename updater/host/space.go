@@ -18,6 +18,7 @@ type SpaceError struct {
 	Available int64 // bytes left for root
 }
 
+// Error is for an operator: what is full, what it means, what to do.
 func (e *SpaceError) Error() string {
 	if e.Need == 0 {
 		return fmt.Sprintf("%s is full: %s left; nothing was changed that the machine boots from; free space there", e.Dir, mib(e.Available))

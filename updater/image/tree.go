@@ -71,16 +71,19 @@ func (n treeNode) content(limit int64) ([]byte, error) {
 // erofsFS says in this package's errors what the library finds.
 type erofsFS struct{ fs.ReadLinkFS }
 
+// Lstat is fs.ReadLinkFS.
 func (e erofsFS) Lstat(name string) (fs.FileInfo, error) {
 	info, err := e.ReadLinkFS.Lstat(name)
 	return info, erofsError(err)
 }
 
+// ReadLink is fs.ReadLinkFS.
 func (e erofsFS) ReadLink(name string) (string, error) {
 	target, err := e.ReadLinkFS.ReadLink(name)
 	return target, erofsError(err)
 }
 
+// Open is fs.FS.
 func (e erofsFS) Open(name string) (fs.File, error) {
 	f, err := e.ReadLinkFS.Open(name)
 	return erofsFile{f}, erofsError(err)
@@ -88,6 +91,7 @@ func (e erofsFS) Open(name string) (fs.File, error) {
 
 type erofsFile struct{ fs.File }
 
+// Read is fs.File. The library wraps io.EOF.
 func (f erofsFile) Read(p []byte) (int, error) {
 	n, err := f.File.Read(p)
 	if errors.Is(err, io.EOF) {

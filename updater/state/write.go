@@ -70,6 +70,7 @@ func fill(s steps, path string, data []byte, perm os.FileMode) error {
 // disk is the real file system.
 type disk struct{}
 
+// Create opens the file for writing, with perm whatever the umask.
 func (disk) Create(path string, perm os.FileMode) (handle, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
@@ -82,10 +83,13 @@ func (disk) Create(path string, perm os.FileMode) (handle, error) {
 	return f, nil
 }
 
+// Rename is os.Rename, which is atomic.
 func (disk) Rename(from, to string) error { return os.Rename(from, to) }
 
+// Remove is os.Remove.
 func (disk) Remove(path string) error { return os.Remove(path) }
 
+// SyncDir is fsync of the directory itself.
 func (disk) SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
