@@ -21,9 +21,9 @@ type SpaceError struct {
 // Error is for an operator: what is full, what it means, what to do.
 func (e *SpaceError) Error() string {
 	if e.Need == 0 {
-		return fmt.Sprintf("%s is full: %s left; nothing was changed that the machine boots from; free space there", e.Dir, mib(e.Available))
+		return fmt.Sprintf("%s is full: %s left; the release cannot be stored; free space there", e.Dir, mib(e.Available))
 	}
-	return fmt.Sprintf("%s is too full: %s needed, %s left; nothing was changed that the machine boots from; free %s there",
+	return fmt.Sprintf("%s is too full: %s needed, %s left; the release cannot be stored; free %s there",
 		e.Dir, mib(e.Need), mib(e.Available), mib(e.Need-e.Available))
 }
 
