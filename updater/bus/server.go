@@ -29,6 +29,8 @@ type Server struct {
 	// by itself. It is called on Run's goroutine.
 	Trouble func(error)
 
+	update1User string // may use update1, beside root; "core" if empty
+
 	news queue
 	jobs jobs
 
@@ -97,79 +99,105 @@ func (s *Server) trouble(err error) {
 	s.Trouble(err)
 }
 
-// session is one connection to the bus: it connects, exports, takes the names
-// and tells the news until the connection or ctx ends. It reports whether it
-// got as far as serving.
+// session is one stay on the bus: it connects, exports, takes the names and
+// tells the news until a connection or ctx ends. It reports whether it got as
+// far as serving.
+//
+// The two services have a connection each: dbus-daemon applies the rules for
+// each name of a connection to all that is sent to it, so what upstream's
+// policy denies would be denied for our name, too.
 func (s *Server) session(ctx context.Context) (served bool, err error) {
 	dialing, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
-	conn, err := connect(dialing, s.Address)
+	ours, err := s.connect(dialing)
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer ours.conn.Close()
+	upstream, err := s.connect(dialing)
+	if err != nil {
+		return false, err
+	}
+	defer upstream.conn.Close()
+	stop := context.AfterFunc(ctx, func() { ours.conn.Close(); upstream.conn.Close() })
 	defer stop()
 
 	names := make(chan *dbus.Signal, 16)
-	conn.Signal(names)
-	desk := &desk{server: s, conn: conn}
+	upstream.conn.Signal(names)
 	s.news.listen()
 	defer s.news.ignore()
-	if err := desk.export(); err != nil {
+	if err := errors.Join(ours.exportOurs(), upstream.exportUpdate1()); err != nil {
 		return false, err
 	}
-	if err := desk.takeNames(dialing); err != nil {
+	if err := ours.takeName(dialing); err != nil {
 		return false, err
 	}
+	rival := upstream.takeUpdate1(dialing)
 	cancel()
 	s.troubled = "" // what is said from here on is new
-	s.trouble(desk.rival)
-	teller := teller{conn: conn, jobs: &s.jobs}
+	s.trouble(rival)
+	teller := teller{ours: ours.conn, upstream: upstream.conn, jobs: &s.jobs}
 	return true, teller.run(s.Controller.Status(), &s.news, names)
 }
 
-// desk is where callers of one connection are served.
+// desk is where the callers of one connection are served.
 type desk struct {
 	server *Server
 	conn   *connection
-	rival  error // why com.coreos.update1 is not ours, if it is not
 }
 
-// export puts all objects on the connection, before it has a name.
-func (d *desk) export() error {
-	manager, job, update1 := &manager{d}, &jobObject{d}, &update1{d}
+func (s *Server) connect(ctx context.Context) (*desk, error) {
+	conn, err := connect(ctx, s.Address)
+	if err != nil {
+		return nil, err
+	}
+	return &desk{s, conn}, nil
+}
+
+// exportOurs puts our objects on the connection, before it has a name.
+func (d *desk) exportOurs() error {
 	jobPaths := dbus.ObjectPath(jobsPath)
 	return errors.Join(
-		d.conn.Export(manager, Path, ManagerInterface),
+		d.conn.Export(&manager{d}, Path, ManagerInterface),
 		d.conn.Export(managerProperties{d}, Path, propertiesInterface),
 		d.conn.Export(introspection(managerXML), Path, introspectInterface),
-		d.conn.ExportSubtree(job, jobPaths, JobInterface),
+		d.conn.ExportSubtree(&jobObject{d}, jobPaths, JobInterface),
 		d.conn.ExportSubtree(jobProperties{d}, jobPaths, propertiesInterface),
 		d.conn.ExportSubtree(jobIntrospection{d}, jobPaths, introspectInterface),
-		d.conn.Export(update1, Update1Path, Update1Interface),
+	)
+}
+
+// exportUpdate1 puts upstream's object on the connection.
+func (d *desk) exportUpdate1() error {
+	return errors.Join(
+		d.conn.Export(&update1{d}, Update1Path, Update1Interface),
 		d.conn.Export(noProperties{}, Update1Path, propertiesInterface),
 		d.conn.Export(introspection(update1XML), Update1Path, introspectInterface),
 	)
 }
 
-// takeNames asks for our name, which must be free, and for upstream's. While
-// somebody else has that one we stay in its queue: the bus hands it over when
-// update_engine ends.
-func (d *desk) takeNames(ctx context.Context) error {
+// takeName asks for our name, which must be free.
+func (d *desk) takeName(ctx context.Context) error {
 	reply, err := d.requestName(ctx, Name, dbus.NameFlagDoNotQueue)
 	if err != nil {
 		return fmt.Errorf("take the bus name %s (is its policy file installed?): %w", Name, err)
 	}
-	if reply != dbus.RequestNameReplyPrimaryOwner && reply != dbus.RequestNameReplyAlreadyOwner {
+	if reply != dbus.RequestNameReplyPrimaryOwner {
 		return fmt.Errorf("take the bus name %s: another drydockd has it", Name)
 	}
-	reply, err = d.requestName(ctx, Update1Name, 0)
-	switch {
-	case err != nil:
-		d.rival = fmt.Errorf("take the bus name %s; its clients are not served: %w", Update1Name, err)
-	case reply == dbus.RequestNameReplyInQueue:
-		d.rival = fmt.Errorf("take the bus name %s: another program has it (update-engine.service?); its clients are served once it ends", Update1Name)
+	return nil
+}
+
+// takeUpdate1 asks for upstream's name. While somebody else has it we stay in
+// its queue: the bus hands it over when update_engine ends. Without it our own
+// service goes on.
+func (d *desk) takeUpdate1(ctx context.Context) error {
+	reply, err := d.requestName(ctx, Update1Name, 0)
+	if err != nil {
+		return fmt.Errorf("take the bus name %s; its clients are not served: %w", Update1Name, err)
+	}
+	if reply == dbus.RequestNameReplyInQueue {
+		return fmt.Errorf("take the bus name %s: another program has it (update-engine.service?); its clients are served once it ends", Update1Name)
 	}
 	return nil
 }

@@ -9,13 +9,13 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// teller sends the signals of one connection.
+// teller sends the signals of one stay on the bus.
 type teller struct {
-	conn *connection
-	jobs *jobs
+	ours, upstream *connection
+	jobs           *jobs
 
 	properties map[string]dbus.Variant // as told last
-	upstream   update1Status           // StatusUpdate as sent last
+	update1    update1Status           // StatusUpdate as sent last
 	progressAt time.Time               // when the progress in it was sent
 	owns       bool                    // com.coreos.update1 is ours
 }
@@ -24,13 +24,13 @@ type teller struct {
 // the difference to status.
 func (t *teller) run(status updater.Status, news *queue, names <-chan *dbus.Signal) error {
 	t.properties = propertiesOf(status)
-	t.upstream = update1Of(status)
+	t.update1 = update1Of(status)
 	for {
 		if err := t.greet(); err != nil {
 			return err
 		}
 		select {
-		case <-t.conn.Context().Done():
+		case <-t.ours.Context().Done():
 			return errBusLost
 		case _, open := <-names: // a name was acquired or lost
 			if !open {
@@ -52,7 +52,7 @@ func (t *teller) run(status updater.Status, news *queue, names <-chan *dbus.Sign
 // update_engine does when it starts.
 func (t *teller) greet() error {
 	owned := t.owns
-	t.owns = slices.Contains(t.conn.Names(), Update1Name)
+	t.owns = slices.Contains(t.upstream.Names(), Update1Name)
 	if owned || !t.owns {
 		return nil
 	}
@@ -66,7 +66,7 @@ func (t *teller) tell(waiting []notice) error {
 			var err error
 			switch {
 			case n.removed != nil:
-				err = t.conn.Emit(Path, ManagerInterface+".JobRemoved", n.removed.id, jobPath(n.removed.id), n.removed.result, n.removed.message)
+				err = t.ours.Emit(Path, ManagerInterface+".JobRemoved", n.removed.id, jobPath(n.removed.id), n.removed.result, n.removed.message)
 			case n.cancelling != 0:
 				err = t.changed(jobPath(n.cancelling), JobInterface, map[string]dbus.Variant{"State": dbus.MakeVariant(stateCancelling)})
 			default:
@@ -95,8 +95,8 @@ func (t *teller) event(e updater.Event) error {
 			}
 		}
 	}
-	if next := update1Of(e.Status); next.due(t.upstream, e.At.Sub(t.progressAt)) {
-		t.upstream, t.progressAt = next, e.At
+	if next := update1Of(e.Status); next.due(t.update1, e.At.Sub(t.progressAt)) {
+		t.update1, t.progressAt = next, e.At
 		return t.statusUpdate()
 	}
 	return nil
@@ -107,21 +107,21 @@ func (t *teller) changed(path dbus.ObjectPath, iface string, diff map[string]dbu
 	if len(diff) == 0 {
 		return nil
 	}
-	return t.conn.Emit(path, propertiesChanged, iface, diff, []string{})
+	return t.ours.Emit(path, propertiesChanged, iface, diff, []string{})
 }
 
 func (t *teller) statusUpdate() error {
 	if !t.owns {
 		return nil
 	}
-	u := t.upstream
-	return t.conn.Emit(Update1Path, Update1Interface+".StatusUpdate", u.LastChecked, u.Progress, u.Operation, u.NewVersion, u.NewSize)
+	u := t.update1
+	return t.upstream.Emit(Update1Path, Update1Interface+".StatusUpdate", u.LastChecked, u.Progress, u.Operation, u.NewVersion, u.NewSize)
 }
 
 // guarded gives the connection up when a write to it hangs: the bus, or the
 // machine, is in a bad way, and the queue must not grow for ever.
 func (t *teller) guarded(write func() error) error {
-	hung := time.AfterFunc(writePatience, func() { t.conn.socket.Close() })
+	hung := time.AfterFunc(writePatience, func() { t.ours.socket.Close(); t.upstream.socket.Close() })
 	defer hung.Stop()
 	return write()
 }

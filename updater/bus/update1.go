@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"os/user"
@@ -130,10 +131,11 @@ func (u *update1) allowed(msg dbus.Message) *dbus.Error {
 	if c.UID == 0 {
 		return nil
 	}
-	if core, err := user.Lookup(update1User); err == nil && core.Uid == strconv.FormatUint(uint64(c.UID), 10) {
+	name := cmp.Or(u.server.update1User, update1User)
+	if core, err := user.Lookup(name); err == nil && core.Uid == strconv.FormatUint(uint64(c.UID), 10) {
 		return nil
 	}
-	return failure(errorAccessDenied, fmt.Sprintf("only root and %s may do this", update1User))
+	return failure(errorAccessDenied, fmt.Sprintf("only root and %s may do this", name))
 }
 
 // noProperties answers for an object that has none, as dbus-glib does for
