@@ -199,7 +199,7 @@ func TestScheduleAgainstMinuteWalk(t *testing.T) {
 	}
 	const seed = 7
 	random := rand.New(rand.NewPCG(seed, seed))
-	for n := range 72 {
+	for n := range 36 {
 		c := changes[n%len(changes)]
 		s := Schedule{Location: zone(t, c.zone)}
 		for range 1 + random.IntN(3) {

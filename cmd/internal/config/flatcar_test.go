@@ -119,9 +119,11 @@ func TestApplyFillsWhatThePolicyLeavesEmpty(t *testing.T) {
 
 func TestServerDisabledEndsUpdates(t *testing.T) {
 	for _, text := range []string{"flatcar.read_conf = true", "flatcar.read_conf = true\nserver.url = \"http://a/\""} {
-		p, err := LoadHost(write(t, text), host(t, "disabled"))
-		if err != nil || p.Update.Enabled {
-			t.Errorf("%q: enabled %t, %v, want updates disabled", text, p.Update.Enabled, err)
+		for _, name := range []string{"disabled", "empty-server"} {
+			p, err := LoadHost(write(t, text), host(t, name))
+			if err != nil || p.Update.Enabled {
+				t.Errorf("%s, %q: enabled %t, %v, want updates disabled", name, text, p.Update.Enabled, err)
+			}
 		}
 	}
 	p, err := LoadHost(write(t, "server.url = \"http://a/\""), host(t, "disabled"))

@@ -14,7 +14,7 @@ import (
 // and viper spends memory on the square of the depth.
 const maxDepth = 8
 
-// A place knows where each key of a policy file stands. It serves messages
+// A place knows where each key of a policy file stands, to the line. It serves messages
 // alone: what the file says is viper's to decode.
 type place struct {
 	known known
@@ -101,6 +101,7 @@ func (s *place) value(key string, v *unstable.Node, depth int) {
 			s.keyValue(key, child)
 		case unstable.Array:
 			element := fmt.Sprintf("%s[%d]", key, i)
+			s.count(child)
 			s.lines[element] = s.line
 			if child.Kind == unstable.InlineTable {
 				s.items = append(s.items, element)
@@ -134,7 +135,7 @@ func (s *place) unknown(key string) string {
 	return "unknown key"
 }
 
-// count brings the line up to a key's place.
+// count brings the line up to where a key or a value stands.
 func (s *place) count(n *unstable.Node) {
 	if at := int(n.Raw.Offset); at > s.offset {
 		s.line += bytes.Count(s.parser.Data()[s.offset:at], []byte("\n"))
