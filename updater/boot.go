@@ -48,6 +48,8 @@ func (u *Updater) lock(ctx context.Context) error {
 func (u *Updater) why() string {
 	m := u.recall()
 	switch {
+	case m.Trial != nil && m.Trial.Verdict != "":
+		return "release " + m.Trial.Version + " was rejected: " + m.Trial.Verdict
 	case m.Wish != nil && m.Wish.Goal == OldRelease:
 		return "rollback from " + m.Wish.From
 	case m.Wish != nil:
@@ -55,7 +57,7 @@ func (u *Updater) why() string {
 	case m.Written != nil:
 		return "update to " + m.Written.Version
 	}
-	return "rejected release"
+	return "reboot"
 }
 
 func (u *Updater) drain(ctx context.Context) error {

@@ -57,7 +57,7 @@ func (w *writing) newSource(urls []string, size int64) (*fetch.Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: prepare HTTP: %w", payload.ErrDownload, err)
 	}
-	src := &fetch.Source{Client: client, URLs: urls, Size: size, Username: w.p.Server.User, Password: string(w.p.Server.Password), Now: w.u.Now}
+	src := &fetch.Source{Client: client, URLs: urls, Size: size, Username: w.p.Server.User, Password: string(w.p.Server.Password), Now: w.u.Now, Pause: w.u.DownloadPause}
 	if rate := int64(w.p.Update.Bandwidth); rate > 0 {
 		src.Limit = fetch.NewLimit(rate)
 	}

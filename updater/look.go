@@ -129,6 +129,7 @@ func (u *Updater) note(o Observed, v view, step Step) {
 	if step == Wait {
 		s.Operation, s.Progress = restingOperation(*s), 0
 	}
+	v.Reasons = append(v.Reasons, u.trouble...)
 	s.Reasons = v.Reasons
 	changedStep, changedOp := before.Step != step, before.Operation != s.Operation
 	changedReasons := !slices.EqualFunc(before.Reasons, v.Reasons, func(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text })

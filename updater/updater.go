@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +39,11 @@ type Updater struct {
 	Keys func(policy.Trust) (payload.Keys, error)
 	// HTTP builds the client for update server and downloads.
 	HTTP func(policy.Policy) (*http.Client, error)
+	// DownloadPause is how long a download that was cut waits before it goes on,
+	// and CheckpointBytes how much of one is lost to a restart; 0: as fetch and
+	// payload have it.
+	DownloadPause   time.Duration
+	CheckpointBytes int64
 	// Rand spreads checks; nil: the program's own randomness.
 	Rand *rand.Rand
 
@@ -49,6 +55,8 @@ type Updater struct {
 	wake     chan struct{}
 	busy     context.CancelFunc // ends the step that is being done, if it can be ended
 	step     Step
+
+	trouble []Reason // what the edges cannot do, said with every status
 
 	run running
 }
@@ -68,6 +76,18 @@ type running struct {
 func (u *Updater) SetPolicy(p policy.Policy) {
 	u.mu.Lock()
 	u.policy = p
+	u.mu.Unlock()
+	u.poke()
+}
+
+// Trouble says with every status that something of that kind went wrong
+// outside the updater, until err is nil.
+func (u *Updater) Trouble(kind string, err error) {
+	u.mu.Lock()
+	u.trouble = slices.DeleteFunc(slices.Clone(u.trouble), func(r Reason) bool { return r.Kind == kind })
+	if err != nil {
+		u.trouble = append(u.trouble, Reason{Kind: kind, Text: err.Error()})
+	}
 	u.mu.Unlock()
 	u.poke()
 }

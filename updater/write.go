@@ -71,6 +71,9 @@ func (w *writing) run(ctx context.Context, o Observed) (*Written, error) {
 		return nil, err
 	}
 	pay, err := payload.Open(ctx, w.source, keys)
+	if !errors.Is(err, payload.ErrDownload) {
+		u.operation(Downloading) // upstream's clients hear it with the first bytes
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +130,7 @@ func (w *writing) apply(ctx context.Context, pay *payload.Payload) (payload.Resu
 	report := &progress{u: w.u}
 	return pay.Apply(ctx, targets, payload.Options{
 		Size: w.offer.Size, SHA256: w.offer.SHA256, Now: w.u.Now(), Resume: w.resume,
-		Checkpoint: w.keepCheckpoint, Progress: report.report,
+		Checkpoint: w.keepCheckpoint, CheckpointBytes: w.u.CheckpointBytes, Progress: report.report,
 	})
 }
 
@@ -222,7 +225,7 @@ func (w *writing) accept(ctx context.Context, info payload.Info, result payload.
 	if err != nil {
 		return nil, err
 	}
-	written := &Written{Slot: w.slot, Version: version, SHA256: result.SHA256, Size: w.offer.Size,
+	written := &Written{Slot: w.slot, Version: version, SHA256: w.offer.SHA256, Size: w.offer.Size,
 		Images: map[string]Image{}, Packages: packages, Downgrade: w.older, At: w.u.Now()}
 	for _, part := range info.Partitions {
 		written.Images[part.Name] = Image{Size: part.Size, SHA256: result.Partitions[part.Name]}

@@ -1,0 +1,288 @@
+package updater_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/omaha"
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/rebootlock"
+	"github.com/drydock-os/drydock/updater"
+	"github.com/drydock-os/drydock/updater/fetch"
+	"github.com/drydock-os/drydock/updater/image"
+	"github.com/drydock-os/drydock/updater/link"
+	"github.com/drydock-os/drydock/updater/payload"
+	"github.com/drydock-os/drydock/updater/policy"
+	"github.com/drydock-os/drydock/updater/sim"
+)
+
+const slotSize = 8 << 20
+
+// releaseKey signs the releases of these tests.
+var releaseKey = sync.OnceValue(func() *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// releaseImage is a small file system image of a release.
+func releaseImage(t *testing.T, version string) []byte {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	filler := make([]byte, 1<<20)
+	rand.Read(filler)
+	if err := image.Create(f, image.File{Name: "lib/os-release", Data: []byte(sim.OSRelease(version))}, image.File{Name: "filler", Data: filler}); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(data, make([]byte, (4096-len(data)%4096)%4096)...)
+}
+
+// releasePayload is a signed payload of major 2 with that image and a kernel.
+func releasePayload(t *testing.T, version string, img []byte) []byte {
+	t.Helper()
+	kernel := bytes.Repeat([]byte("kernel "+version+"\n"), 1000)
+	out := filepath.Join(t.TempDir(), "payload")
+	f, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	spec := payload.Spec{Major: 2, Version: version, Signers: signers(), TempDir: t.TempDir(), Partitions: []payload.Image{
+		{Name: payload.Root, Image: bytes.NewReader(img), Size: int64(len(img))},
+		{Name: payload.Kernel, Image: bytes.NewReader(kernel), Size: int64(len(kernel))},
+	}}
+	if err := payload.Create(context.Background(), f, spec); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// bench is a machine with its updater, and a server with releases.
+type bench struct {
+	t       *testing.T
+	dir     string
+	machine *sim.Machine
+	group   *rebootlock.Memory
+	cluster *fleetlink.Memory
+	server  *httptest.Server
+	updates *omaha.Static
+	files   map[string][]byte
+	policy  policy.Policy
+	current *updater.Updater
+	keys    payload.Keys
+	pause   time.Duration
+	piece   int64 // of a checkpoint
+
+	mu     sync.Mutex
+	events []updater.Event
+}
+
+func newBench(t *testing.T, running string) *bench {
+	t.Helper()
+	b := &bench{t: t, dir: t.TempDir(), group: &rebootlock.Memory{}, cluster: &fleetlink.Memory{},
+		updates: &omaha.Static{AppID: policy.DefaultAppID}, files: map[string][]byte{}}
+	var err error
+	if b.machine, err = sim.NewMachine(b.dir, strings.Repeat("0123456789abcdef", 2), slotSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.machine.Install(partition.A, bytes.NewReader(releaseImage(t, running))); err != nil {
+		t.Fatal(err)
+	}
+	b.cluster.Place("m", "web", "db")
+	mux := http.NewServeMux()
+	mux.Handle("/v1/update/", &omaha.Handler{Updates: b.updates})
+	mux.HandleFunc("/p/", func(w http.ResponseWriter, r *http.Request) {
+		b.mu.Lock()
+		data := b.files[filepath.Base(r.URL.Path)]
+		b.mu.Unlock()
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	})
+	b.server = httptest.NewServer(mux)
+	t.Cleanup(b.server.Close)
+	b.keys = payload.Keys{releaseKey().Public()}
+	b.policy = policy.Default()
+	b.policy.Server.URL = b.server.URL + "/v1/update/"
+	b.policy.Reboot.Strategy = policy.Coordinated
+	b.policy.Health.Settle, b.policy.Health.Timeout = 0, 2*time.Second
+	b.policy.Update.FirstCheck, b.policy.Update.CheckJitter = 0, 0
+	b.policy.Trial.KeepPrevious = 0
+	return b
+}
+
+// publish offers a release.
+func (b *bench) publish(version string, data []byte) {
+	b.mu.Lock()
+	b.files[version] = data
+	b.mu.Unlock()
+	sum := sha256.Sum256(data)
+	b.updates.Release(&omaha.Offer{Update: true, Version: version, Name: version, URLs: []string{b.server.URL + "/p/" + version},
+		Size: int64(len(data)), SHA256: sum[:], DisableBackoff: true})
+}
+
+// daemon is a fresh run of the updater on the machine.
+func (b *bench) daemon() *updater.Updater {
+	u := &updater.Updater{
+		Disk: b.machine, Control: b.machine.Control, Host: b.machine,
+		Lock:      link.Lock{Group: b.group, Machine: "m"},
+		Scheduler: link.Scheduler{Cluster: b.cluster, Machine: "m"},
+		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "memory.json")},
+		Scratch:   b.dir, Program: "drydock-test", Now: time.Now,
+		Observers: []updater.Observer{updater.ObserverFunc(b.observe)},
+		Keys:      func(policy.Trust) (payload.Keys, error) { return b.keys, nil },
+		HTTP:      func(policy.Policy) (*http.Client, error) { return fetch.NewClient(fetch.Config{Direct: true}), nil },
+	}
+	u.DownloadPause, u.CheckpointBytes = b.pause, b.piece
+	u.SetPolicy(b.policy)
+	b.mu.Lock()
+	b.current = u
+	b.mu.Unlock()
+	return u
+}
+
+func (b *bench) observe(e updater.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.events = append(b.events, e)
+	if e.Type != updater.EventProgress && testing.Verbose() {
+		b.t.Logf("%-10s %-10s %s", e.Type, e.Status.StepName, e.Message)
+	}
+}
+
+// live boots the machine again and again, with the daemon on it, until done
+// says that it has come to rest as the test wants it.
+func (b *bench) live(done func(updater.Status) bool) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		boot, err := b.machine.PowerOn(ctx)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		run, stop := context.WithCancel(boot)
+		u := b.daemon()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := u.Run(run); err != nil {
+				b.t.Error(err)
+			}
+		})
+		b.wait(run, func() bool { return done(u.Status()) })
+		rebooted := boot.Err() != nil && ctx.Err() == nil
+		stop()
+		wg.Wait()
+		if !rebooted {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		b.t.Fatalf("did not come to rest: %+v", b.current.Status())
+	}
+}
+
+// wait polls until cond holds or ctx ends.
+func (b *bench) wait(ctx context.Context, cond func() bool) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// steps are the steps in order, without repeats and waits.
+func (b *bench) steps() (names []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.events {
+		if n := e.Status.StepName; e.Type == updater.EventStep && n != "wait" && n != "" && (len(names) == 0 || names[len(names)-1] != n) {
+			names = append(names, n)
+		}
+	}
+	return names
+}
+
+func (b *bench) reported() (codes []string) {
+	for _, s := range b.updates.Seen() {
+		codes = append(codes, fmt.Sprintf("%d/%d", s.Event.Type, s.Event.Result))
+	}
+	return codes
+}
+
+func TestUpdateEndToEnd(t *testing.T) {
+	b := newBench(t, "1.0.0")
+	b.publish("1.1.0", releasePayload(t, "1.1.0", releaseImage(t, "1.1.0")))
+	b.live(func(s updater.Status) bool {
+		return s.Release == "1.1.0" && s.Step == updater.Wait && s.Permit == "none"
+	})
+	s := b.current.Status()
+	if s.Booted != "B" || s.OnTrial || s.Drained || s.Staged {
+		t.Errorf("at rest: %+v", s)
+	}
+	want := []string{"check", "write", "lock", "drain", "stage", "reboot", "validate", "mark-good", "resume", "release", "check"}
+	if got := b.steps(); !slices.Equal(got, want) {
+		t.Errorf("steps %v, want %v", got, want)
+	}
+	if w := b.cluster.Workloads("m"); !slices.Equal(w, []string{"web", "db"}) {
+		t.Errorf("workloads %v", w)
+	}
+	t.Log(b.reported())
+}
+
+func TestUpdateRollsBackWhatIsNotWell(t *testing.T) {
+	b := newBench(t, "1.0.0")
+	b.publish("1.1.0", releasePayload(t, "1.1.0", releaseImage(t, "1.1.0")))
+	b.machine.Ails = func(release string) []updater.Reason {
+		if release == "1.1.0" {
+			return []updater.Reason{{Kind: "unit", Text: "unit web.service is failed"}}
+		}
+		return nil
+	}
+	b.policy.Health.Timeout = 100 * time.Millisecond
+	b.live(func(s updater.Status) bool {
+		return s.Release == "1.0.0" && len(s.Rejected) == 1 && s.Step == updater.Wait && s.Permit == "none" && !s.LastChecked.IsZero()
+	})
+	s := b.current.Status()
+	if s.Booted != "A" || s.Drained || s.Rejected[0].Version != "1.1.0" {
+		t.Errorf("at rest: %+v", s)
+	}
+	if table, err := b.machine.Control.Table(); err != nil || table[partition.B].Bootable() {
+		t.Errorf("flags %v, %v: the rejected slot can boot", table, err)
+	}
+	t.Log(b.steps(), b.reported())
+}
+
+func signers() []crypto.Signer { return []crypto.Signer{releaseKey()} }
