@@ -37,6 +37,8 @@ type BootDir interface {
 	FileSystem() (string, error)
 	// Path is the path of name for another program on this machine.
 	Path(name string) string
+	// Close lets go of the directory, so that it can be unmounted.
+	io.Closer
 }
 
 // maxBootFile bounds a file that is read whole: loader.conf, the environment
@@ -76,6 +78,8 @@ func OpenBootDir(path string) (BootDir, error) {
 	}
 	return &osBootDir{path: path, root: root}, nil
 }
+
+func (d *osBootDir) Close() error { return d.root.Close() }
 
 func (d *osBootDir) Path(name string) string { return filepath.Join(d.path, name) }
 

@@ -66,6 +66,9 @@ func (d *Dir) FileSystem() (string, error) { return d.kind, nil }
 // Path is the name under /boot.
 func (d *Dir) Path(name string) string { return path.Join("/boot", name) }
 
+// Close does nothing.
+func (d *Dir) Close() error { return nil }
+
 // ReadDir implements partition.BootDir.
 func (d *Dir) ReadDir(name string) ([]string, error) {
 	d.m.mu.Lock()
