@@ -206,6 +206,7 @@ func (u *Updater) hookFailed(ctx context.Context, cause error) error {
 	m := u.recall()
 	w := *m.Written
 	w.HookFailures++
+	w.NotBefore = u.Now().Add(u.Policy().Reboot.RetryPause)
 	m.Written = &w
 	if w.HookFailures > u.Policy().Trial.Retries {
 		m = m.reject(w.Version, w.SHA256, "its post-install hook fails: "+cause.Error(), u.Now())
@@ -218,6 +219,7 @@ func (u *Updater) hookFailed(ctx context.Context, cause error) error {
 	u.operation(ReportingError)
 	u.report(ctx, omaha.EventUpdateComplete, omaha.ResultError, omaha.CodePostinstall, false)
 	u.operation(Idle)
+	u.settleUpdate(cause)
 	return err
 }
 

@@ -80,7 +80,6 @@ func (u *Updater) check(ctx context.Context, o Observed) error {
 	demand := u.run.asked != nil && u.run.asked.OnDemand
 	offer, err := c.Check(ctx, who, omaha.CheckQuery{OnDemand: demand, Event: &event})
 	if ctx.Err() != nil {
-		u.operation(Idle)
 		return ctx.Err()
 	}
 	if err != nil {
@@ -134,7 +133,7 @@ func (u *Updater) checked(ctx context.Context, o Observed, c *omaha.Client, who 
 		u.operation(Idle)
 		return fmt.Errorf("release %s failed before and is downloaded again after %s", offer.Version, until.Format("2006-01-02 15:04"))
 	}
-	if err := m.wanted(o, u.Policy(), offer.Version, offer.SHA256, o.Older); err != nil {
+	if err := m.wanted(o, u.Policy(), offer.Version, offer.SHA256, o.Older); err != nil || m.holds(offer) {
 		u.operation(Idle)
 		return nil // said by the reasons of every look
 	}

@@ -79,10 +79,14 @@ func (v *view) goal(o Observed, m Memory, p policy.Policy) Goal {
 		}
 		return w.Goal
 	}
-	if m.usable(o, p) == nil {
-		return NewRelease
+	if m.usable(o, p) != nil {
+		return NoGoal
 	}
-	return NoGoal
+	if w := m.Written; o.Now.Before(w.NotBefore) {
+		v.because("hook", w.NotBefore, "the post-install hook of %s failed (%d times) and is tried again", w.Version, w.HookFailures)
+		return NoGoal
+	}
+	return NewRelease
 }
 
 // usable says whether the passive slot holds a release that may be tried: nil,

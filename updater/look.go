@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/policy"
 )
 
 // lookTimeout bounds what a look asks of lock and scheduler: an answer that
@@ -100,10 +101,24 @@ func sameMemory(a, b Memory) bool {
 // note puts what was seen into the status, and tells when the step or the
 // reasons changed.
 func (u *Updater) note(o Observed, v view, step Step) {
+	before := u.Status()
+	u.survey(o, v, step)
+	s := u.Status()
+	same := func(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text }
+	switch {
+	case before.Step != step, before.Operation != s.Operation:
+		u.event(EventStep, s.NewVersion, nil, "%s", step)
+	case !slices.EqualFunc(before.Reasons, s.Reasons, same):
+		u.event(EventWaiting, s.NewVersion, nil, "%s", firstReason(s.Reasons))
+	}
+}
+
+// survey puts what was seen into the status.
+func (u *Updater) survey(o Observed, v view, step Step) {
 	m, p := u.recall(), u.Policy()
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	s := &u.status
-	before := *s
 	s.Step, s.StepName = step, step.String()
 	s.Booted, s.Release = slotName(o.Booted, o.Known), o.Release
 	s.Strategy, s.Paused = string(p.Reboot.Strategy), m.Paused
@@ -129,17 +144,7 @@ func (u *Updater) note(o Observed, v view, step Step) {
 	if step == Wait {
 		s.Operation, s.Progress = restingOperation(*s), 0
 	}
-	v.Reasons = append(v.Reasons, u.trouble...)
-	s.Reasons = v.Reasons
-	changedStep, changedOp := before.Step != step, before.Operation != s.Operation
-	changedReasons := !slices.EqualFunc(before.Reasons, v.Reasons, func(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text })
-	u.mu.Unlock()
-	switch {
-	case changedStep || changedOp:
-		u.event(EventStep, s.NewVersion, nil, "%s", step)
-	case changedReasons:
-		u.event(EventWaiting, s.NewVersion, nil, "%s", firstReason(v.Reasons))
-	}
+	s.Reasons = append(slices.Clip(v.Reasons), u.trouble...)
 }
 
 var (
@@ -152,7 +157,7 @@ func restingOperation(s Status) Operation {
 	switch {
 	case s.Staged:
 		return NeedReboot
-	case s.Written:
+	case s.Written && s.Strategy != string(policy.External): // there it is staged, or its hook failed
 		return Finalizing
 	}
 	return Idle

@@ -39,6 +39,7 @@ type Written struct {
 	Packages     string           `json:"packages,omitempty"` // directory of the extra packages
 	HookFailures int              `json:"hook_failures,omitempty"`
 	Downgrade    bool             `json:"downgrade,omitempty"` // an authorised caller asked for an older release
+	NotBefore    time.Time        `json:"not_before,omitzero"` // its hook failed and is tried again then
 	At           time.Time        `json:"at"`
 }
 

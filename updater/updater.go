@@ -109,7 +109,7 @@ func (u *Updater) History() []HistoryEntry {
 // Run looks, decides and acts until ctx ends. It returns an error only when
 // the machine's memory cannot be kept.
 func (u *Updater) Run(ctx context.Context) error {
-	if err := u.start(); err != nil {
+	if err := u.start(ctx); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -128,7 +128,7 @@ func (u *Updater) Run(ctx context.Context) error {
 }
 
 // start loads the memory and plans the first check.
-func (u *Updater) start() error {
+func (u *Updater) start(ctx context.Context) error {
 	u.mu.Lock()
 	if u.wake == nil {
 		u.wake = make(chan struct{}, 1)
@@ -146,6 +146,8 @@ func (u *Updater) start() error {
 	if err := u.Store.Save(m); err != nil {
 		return fmt.Errorf("keep memory: %w", err)
 	}
+	o := u.look(ctx)
+	u.survey(o, derive(o, u.recall(), p), Wait)
 	u.event(EventStarted, "", nil, "drydock started")
 	return nil
 }
@@ -171,6 +173,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 		}
 	case ctx.Err() != nil:
 	case stepCtx.Err() != nil: // stopped on somebody's word
+		u.operation(Idle)
 		u.event(EventOperator, "", nil, "%s was stopped", step)
 	default:
 		u.fail(step, err)

@@ -39,7 +39,6 @@ func (u *Updater) write(ctx context.Context, o Observed) error {
 	u.report(ctx, omaha.EventUpdateDownloadStarted, omaha.ResultSuccess, omaha.CodeOK, false)
 	written, err := w.run(ctx, o)
 	if ctx.Err() != nil {
-		u.operation(Idle)
 		return ctx.Err()
 	}
 	if err != nil {
@@ -71,7 +70,7 @@ func (w *writing) run(ctx context.Context, o Observed) (*Written, error) {
 		return nil, err
 	}
 	pay, err := payload.Open(ctx, w.source, keys)
-	if !errors.Is(err, payload.ErrDownload) {
+	if !errors.Is(err, payload.ErrDownload) && !errors.Is(err, payload.ErrNoKey) {
 		u.operation(Downloading) // upstream's clients hear it with the first bytes
 	}
 	if err != nil {
