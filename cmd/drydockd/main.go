@@ -1,0 +1,70 @@
+// Command drydockd keeps this machine's operating system current.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/drydock-os/drydock/cmd/internal/config"
+	"github.com/drydock-os/drydock/cmd/internal/daemon"
+)
+
+// version is set by the linker in packages.
+var version = "0.1-dev"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	o := daemon.Options{Version: version, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	check := flag.Bool("check-config", false, "judge the policy file alone, and exit 0 or 1")
+	show := flag.Bool("version", false, "print the version and exit")
+	flag.StringVar(&o.Config, "config", config.DefaultPath, "policy `file`")
+	flag.StringVar(&o.Bus, "bus", os.Getenv("DRYDOCK_BUS"), "D-Bus `address`; empty for the system bus")
+	flag.StringVar(&o.Root, "root", "", "`directory` that stands for / when the running system is looked at (tests)")
+	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "drydockd: unexpected argument %q; see drydockd -help\n", flag.Arg(0))
+		return 2
+	}
+	switch {
+	case *show:
+		fmt.Println("drydockd", version)
+		return 0
+	case *check:
+		return say(checkConfig(o.Config))
+	}
+	// Payloads pass through a bounded window; the collector need not wait for
+	// twice of it. GOGC and GOMEMLIMIT still override.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	o.Reload = reload
+	d, err := daemon.New(o)
+	if err == nil {
+		err = d.Run(ctx)
+	}
+	return say(err)
+}
+
+func checkConfig(path string) error {
+	_, err := config.Load(path)
+	return err
+}
+
+func say(err error) int {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "drydockd:", err)
+		return 1
+	}
+	return 0
+}

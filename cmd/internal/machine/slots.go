@@ -1,0 +1,98 @@
+package machine
+
+import (
+	"fmt"
+
+	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// Slots are the two slots of the machine's disk, and what chooses between
+// them. It implements updater.Disk.
+type Slots struct {
+	Control partition.Control
+
+	disk   *partition.Disk
+	booted func() (partition.Slot, error)
+}
+
+// OpenSlots finds the disk, its slots and its boot control as the policy says.
+// root stands for "/".
+func OpenSlots(p policy.Slots, root string) (*Slots, error) {
+	running := partition.System{Root: root}
+	path := p.Disk
+	if path == "" {
+		origins, err := running.Origins()
+		if err != nil {
+			return nil, fmt.Errorf("find the disk that runs (slots.disk can name it): %w", err)
+		}
+		path = origins[0].Disk
+	}
+	disk, err := partition.OpenDisk(path)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.Labels) == 2 {
+		disk.Layout.Labels = [2]string{p.Labels[0], p.Labels[1]}
+	}
+	s := &Slots{disk: disk}
+	s.booted = func() (partition.Slot, error) { return s.find(running, path) }
+	if p.Booted != "" && p.Booted != "auto" {
+		slot, err := partition.ParseSlot(p.Booted)
+		if err != nil {
+			return nil, err
+		}
+		s.booted = func() (partition.Slot, error) { return slot, nil }
+	}
+	if s.Control, err = control(p, disk); err != nil {
+		disk.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func control(p policy.Slots, disk *partition.Disk) (partition.Control, error) {
+	var dir partition.BootDir
+	if p.BootDirectory != "" {
+		d, err := partition.OpenBootDir(p.BootDirectory)
+		if err != nil {
+			return nil, err
+		}
+		dir = d
+	}
+	switch p.Control {
+	case policy.GPTPrio:
+		return partition.GPTPrio{Disk: disk, Dir: dir, Layout: disk.Layout}, nil
+	case policy.SystemdBoot:
+		return partition.SystemdBoot{Dir: dir}, nil
+	case policy.GRUB:
+		return partition.GRUB{Dir: dir}, nil
+	}
+	return nil, fmt.Errorf("slots.control %q is not known", p.Control)
+}
+
+// find asks the running system which slot it came from.
+func (s *Slots) find(running partition.System, path string) (partition.Slot, error) {
+	table, err := partition.ReadGPT(s.disk)
+	if err != nil {
+		return 0, err
+	}
+	slots, err := table.FindSlots(s.disk.Layout)
+	if err != nil {
+		return 0, err
+	}
+	return running.Booted(path, slots)
+}
+
+// Slot implements updater.Disk.
+func (s *Slots) Slot(which partition.Slot) (updater.SlotDevice, error) {
+	d, err := s.disk.Slot(which)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Booted implements updater.Disk.
+func (s *Slots) Booted() (partition.Slot, error) { return s.booted() }
