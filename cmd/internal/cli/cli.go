@@ -74,7 +74,7 @@ func (s *session) root() *cobra.Command {
 	root.SetErr(s.Err)
 	root.PersistentFlags().StringVar(&s.bus, "bus", "", "D-Bus `ADDRESS` on which drydockd is (default $DRYDOCK_BUS, else the system bus)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print facts as JSON")
-	root.AddCommand(s.payload())
+	root.AddCommand(s.payload(), s.slots())
 	s.finish(root)
 	return root
 }
