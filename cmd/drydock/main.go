@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/cmd/internal/cli"
+	"github.com/drydock-os/drydock/cmd/internal/demo"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	program := cli.Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now}
+	program := cli.Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Now: time.Now, Demo: demo.Run}
 	code := program.Run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)

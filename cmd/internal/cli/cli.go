@@ -74,7 +74,11 @@ func (s *session) root() *cobra.Command {
 	root.SetErr(s.Err)
 	root.PersistentFlags().StringVar(&s.bus, "bus", "", "D-Bus `ADDRESS` on which drydockd is (default $DRYDOCK_BUS, else the system bus)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print facts as JSON")
-	root.AddCommand(s.payload(), s.slots())
+	root.AddCommand(s.daemonCommands()...)
+	root.AddCommand(s.payload(), s.slots(), s.completion(), s.man())
+	if s.Demo != nil {
+		root.AddCommand(s.demo())
+	}
 	s.finish(root)
 	return root
 }

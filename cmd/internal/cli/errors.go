@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater"
+	"github.com/drydock-os/drydock/updater/bus"
 	"github.com/drydock-os/drydock/updater/payload"
 )
 
@@ -39,6 +41,8 @@ var advice = []struct {
 	err  error
 	text string
 }{
+	{bus.ErrNotAuthorized, "try again as root, or have polkit grant you the action"},
+	{updater.ErrBusy, "follow it with drydock status --watch"},
 	{payload.ErrNoKey, "give a public key in PEM with --key"},
 	{payload.ErrUnsigned, "nobody vouches for it: do not use it"},
 	{payload.ErrSignature, "do not use it, or give the public key of whoever made it with --key"},
