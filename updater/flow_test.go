@@ -46,13 +46,18 @@ var releaseKey = sync.OnceValue(func() *ecdsa.PrivateKey {
 // releaseImage is a small file system image of a release.
 func releaseImage(t *testing.T, version string) []byte {
 	t.Helper()
+	filler := make([]byte, 1<<20)
+	rand.Read(filler)
+	return imageWith(t, version, filler)
+}
+
+func imageWith(t *testing.T, version string, filler []byte) []byte {
+	t.Helper()
 	f, err := os.CreateTemp(t.TempDir(), "image")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	filler := make([]byte, 1<<20)
-	rand.Read(filler)
 	if err := image.Create(f, image.File{Name: "lib/os-release", Data: []byte(sim.OSRelease(version))}, image.File{Name: "filler", Data: filler}); err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +68,12 @@ func releaseImage(t *testing.T, version string) []byte {
 	return append(data, make([]byte, (4096-len(data)%4096)%4096)...)
 }
 
+func kernelText(version string) string { return strings.Repeat("kernel "+version+"\n", 1000) }
+
 // releasePayload is a signed payload of major 2 with that image and a kernel.
 func releasePayload(t *testing.T, version string, img []byte) []byte {
 	t.Helper()
-	kernel := bytes.Repeat([]byte("kernel "+version+"\n"), 1000)
+	kernel := []byte(kernelText(version))
 	out := filepath.Join(t.TempDir(), "payload")
 	f, err := os.Create(out)
 	if err != nil {
@@ -102,6 +109,7 @@ type bench struct {
 	keys    payload.Keys
 	pause   time.Duration
 	piece   int64 // of a checkpoint
+	quiet   bool
 
 	mu     sync.Mutex
 	events []updater.Event
@@ -173,7 +181,7 @@ func (b *bench) observe(e updater.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.events = append(b.events, e)
-	if e.Type != updater.EventProgress && testing.Verbose() {
+	if e.Type != updater.EventProgress && !b.quiet && testing.Verbose() {
 		b.t.Logf("%-10s %-10s %s", e.Type, e.Status.StepName, e.Message)
 	}
 }
