@@ -25,6 +25,7 @@ var (
 // A StatusError is an answer with an HTTP status other than 2xx.
 type StatusError struct{ HTTP int }
 
+// Error implements error.
 func (e *StatusError) Error() string {
 	text := http.StatusText(e.HTTP)
 	return strings.TrimSpace(fmt.Sprintf("the update server answered HTTP %d %s", e.HTTP, text))
@@ -46,6 +47,7 @@ type Refused struct {
 	EventTaken   bool   // the server has the event sent along, if there was one
 }
 
+// Error implements error.
 func (r *Refused) Error() string {
 	return fmt.Sprintf("the update server refused: app status %q, updatecheck status %q", r.AppStatus, r.UpdateStatus)
 }

@@ -46,6 +46,7 @@ type guard struct {
 	roots int
 }
 
+// Token implements xml.TokenReader.
 func (g *guard) Token() (xml.Token, error) {
 	t, err := g.from.Token()
 	if err != nil {

@@ -90,6 +90,9 @@ func (s *Source) request(ctx context.Context, url string, offset int64) (*http.R
 		return nil, fmt.Errorf("payload URL: %w", err)
 	}
 	secure := req.URL.Scheme == "https"
+	if !secure && req.URL.Scheme != "http" || req.URL.Host == "" {
+		return nil, fmt.Errorf("%s: not an http or https URL", req.URL.Redacted())
+	}
 	if req.URL.User != nil && !secure {
 		return nil, fmt.Errorf("%s: %w", req.URL.Redacted(), ErrInsecureCredentials)
 	}
@@ -211,7 +214,7 @@ func (s *Source) watch(ctx context.Context, cancel context.CancelCauseFunc) *wat
 	span := s.stall()
 	w := &watch{
 		ctx: ctx, cancel: cancel, now: s.now,
-		span: span, left: span, enough: max(int(minRate*span.Seconds()), 1),
+		span: span, left: span, enough: s.enough(),
 	}
 	w.timer = time.AfterFunc(span, func() { cancel(ErrStalled) })
 	w.timer.Stop()

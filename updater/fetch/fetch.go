@@ -57,6 +57,7 @@ type StatusError struct {
 	HTTP int
 }
 
+// Error implements error.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s: HTTP %d %s", e.URL, e.HTTP, http.StatusText(e.HTTP))
 }
@@ -148,6 +149,9 @@ func (s *Source) retries() int {
 
 func (s *Source) pause() time.Duration { return orDuration(s.Pause, defaultPause) }
 func (s *Source) stall() time.Duration { return orDuration(s.Stall, defaultStall) }
+
+// enough is how many bytes within Stall a server must send that does not hang.
+func (s *Source) enough() int { return max(int(minRate*s.stall().Seconds()), 1) }
 
 func orDuration(d, otherwise time.Duration) time.Duration {
 	if d > 0 {

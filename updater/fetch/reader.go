@@ -215,7 +215,7 @@ func (r *reader) giveUp(err error) error {
 // progress is as much as a server that does not hang sends within Stall, or a
 // server could keep the download alive with a byte now and then.
 func (r *reader) failed(err error) error {
-	progress := r.fresh >= int64(minRate*r.s.stall().Seconds())
+	progress := r.fresh >= int64(r.s.enough())
 	if progress {
 		r.tries = 0
 	}
