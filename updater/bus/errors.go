@@ -87,7 +87,10 @@ type remote struct {
 	kind error
 }
 
+// Error gives the sentence.
 func (r remote) Error() string { return r.text }
+
+// Unwrap gives the sentinel.
 func (r remote) Unwrap() error { return r.kind }
 
 // clientError turns what a call returned into the errors that the caller's

@@ -91,12 +91,15 @@ func (j *jobs) add(r updater.Request, action string) (*job, context.Context, err
 	return job, ctx, nil
 }
 
-func (j *jobs) remove(job *job) {
+// remove takes a job that has ended off the list, and reports whether the
+// daemon goes on.
+func (j *jobs) remove(job *job) bool {
 	job.cancel()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.running, job.id)
 	j.wg.Done()
+	return j.ctx != nil && j.ctx.Err() == nil
 }
 
 // find returns the job whose object path is path.
@@ -150,8 +153,9 @@ func (s *Server) start(r updater.Request, action string) (dbus.ObjectPath, error
 		if err != nil {
 			end.result, end.message = resultWord(err), err.Error()
 		}
-		s.jobs.remove(job)
-		s.news.push(notice{removed: end})
+		if s.jobs.remove(job) { // else the daemon is stopping, and its leaving the bus says more
+			s.news.push(notice{removed: end})
+		}
 	})
 	return jobPath(job.id), nil
 }

@@ -51,12 +51,10 @@ func (t *teller) run(status updater.Status, news *queue, names <-chan *dbus.Sign
 // greet sends one StatusUpdate when upstream's name has become ours, as
 // update_engine does when it starts.
 func (t *teller) greet() error {
-	owned := t.owns
-	t.owns = slices.Contains(t.upstream.Names(), Update1Name)
-	if owned || !t.owns {
+	if t.owns {
 		return nil
 	}
-	return t.guarded(func() error { return t.statusUpdate() })
+	return t.guarded(t.statusUpdate)
 }
 
 // tell sends what some notices are about.
@@ -110,7 +108,9 @@ func (t *teller) changed(path dbus.ObjectPath, iface string, diff map[string]dbu
 	return t.ours.Emit(path, propertiesChanged, iface, diff, []string{})
 }
 
+// statusUpdate sends the status to upstream's clients, while its name is ours.
 func (t *teller) statusUpdate() error {
+	t.owns = slices.Contains(t.upstream.Names(), Update1Name)
 	if !t.owns {
 		return nil
 	}
