@@ -163,7 +163,7 @@ func (b *bench) daemon() *updater.Updater {
 		Disk: b.machine, Control: b.machine.Control, Host: b.machine,
 		Lock:      link.Lock{Group: b.group, Machine: "m"},
 		Scheduler: link.Scheduler{Cluster: b.cluster, Machine: "m"},
-		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "memory.json")},
+		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "state.json")},
 		Scratch:   b.dir, Program: "drydock-test", Now: time.Now,
 		Observers: []updater.Observer{updater.ObserverFunc(b.observe)},
 		Keys:      func(policy.Trust) (payload.Keys, error) { return b.keys, nil },

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,9 @@ func run() int {
 	flag.StringVar(&o.Bus, "bus", os.Getenv("DRYDOCK_BUS"), "D-Bus `address`; empty for the system bus")
 	flag.StringVar(&o.Root, "root", "", "`directory` that stands for / when the running system is looked at (tests)")
 	flag.Parse()
+	if flag.NArg() == 1 && flag.Arg(0) == "trial-state" {
+		return trialState(o)
+	}
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "drydockd: unexpected argument %q; see drydockd -help\n", flag.Arg(0))
 		return 2
@@ -52,6 +56,17 @@ func run() int {
 	d, err := daemon.New(o)
 	if err == nil {
 		err = d.Run(ctx)
+	}
+	return say(err)
+}
+
+// trialState exits 0 for a good slot, 3 for one on trial, and 1 when it cannot
+// tell.
+func trialState(o daemon.Options) int {
+	err := daemon.TrialState(o)
+	if errors.Is(err, daemon.ErrOnTrial) {
+		fmt.Println(err)
+		return 3
 	}
 	return say(err)
 }
