@@ -177,16 +177,18 @@ func cutStep(t *testing.T, r rig, before *powercut.Machine, rest []step) {
 			t.Fatalf("%s, cut after %d: %v", rest[0].name, n, err)
 		}
 		for _, how := range powercut.Survivals(24) {
-			up := m.Restart(how)
-			if err := comeBack(r, up, rest); err != nil {
-				t.Errorf("%s, power cut after %d operations, survival %d: %v", rest[0].name, n, how, err)
+			for _, again := range []bool{true, false} {
+				if err := comeBack(r, m.Restart(how), rest[0].allowed, again); err != nil {
+					t.Errorf("%s, power cut after %d operations, survival %d, write again %v: %v", rest[0].name, n, how, again, err)
+				}
 			}
 		}
 	}
 }
 
-// comeBack boots a machine after a power cut and brings it to a good update.
-func comeBack(r rig, m *powercut.Machine, rest []step) error {
+// comeBack boots a machine after a power cut and brings it to a good update. It
+// writes the kernel again, or goes on with the one that it finds to be whole.
+func comeBack(r rig, m *powercut.Machine, allowed []partition.Slot, again bool) error {
 	c := r.on(m)
 	was, err := c.Table()
 	if err != nil {
@@ -194,8 +196,8 @@ func comeBack(r rig, m *powercut.Machine, rest []step) error {
 	}
 	next, _ := was.Next()
 	booted, err := c.Boot()
-	if err != nil || booted != next || !slices.Contains(rest[0].allowed, booted) {
-		return fmt.Errorf("booted %v: %w; flags %+v, allowed %v", booted, err, was, rest[0].allowed)
+	if err != nil || booted != next || !slices.Contains(allowed, booted) {
+		return fmt.Errorf("booted %v: %w; flags %+v, allowed %v", booted, err, was, allowed)
 	}
 	if err := intact(m, c, booted); err != nil {
 		return err
@@ -206,7 +208,11 @@ func comeBack(r rig, m *powercut.Machine, rest []step) error {
 		}
 		return boots(c, b)
 	}
-	for _, s := range life[:4] {
+	steps := life[:4]
+	if whole, err := kernelIs(c, b, string(kernelBytes())); err == nil && whole && !again {
+		steps = life[2:4]
+	}
+	for _, s := range steps {
 		if err := s.run(c); err != nil {
 			return fmt.Errorf("again: %s: %w", s.name, err)
 		}
@@ -215,6 +221,15 @@ func comeBack(r rig, m *powercut.Machine, rest []step) error {
 		return err
 	}
 	return intact(m, c, b)
+}
+
+func kernelIs(c partition.Control, s partition.Slot, want string) (bool, error) {
+	f, err := c.OpenKernel(s)
+	if err != nil {
+		return false, err
+	}
+	got, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size()))
+	return string(got) == want, errors.Join(err, f.Close())
 }
 
 func boots(c control, want partition.Slot) error {
@@ -231,12 +246,12 @@ func intact(m *powercut.Machine, c control, s partition.Slot) error {
 	if s == b {
 		want = string(kernelBytes())
 	}
+	if whole, err := kernelIs(c, s, want); err != nil || !whole {
+		return fmt.Errorf("kernel of %v is torn: %w", s, err)
+	}
 	f, err := c.OpenKernel(s)
 	if err != nil {
 		return err
-	}
-	if got, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size())); err != nil || string(got) != want {
-		return fmt.Errorf("kernel of %v is torn: %d bytes: %w", s, len(got), err)
 	}
 	if kind, _ := m.Boot.FileSystem(); kind != "vfat" {
 		name := strings.TrimPrefix(f.(interface{ Name() string }).Name(), "/")
@@ -276,6 +291,45 @@ func TestFailingStorage(t *testing.T) {
 				}
 				if err := s.run(r.on(m)); err != nil {
 					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestKilledProcess kills the process inside every operation, runs the step again
+// in a new one, and cuts the power behind it: the step is done, and durable.
+func TestKilledProcess(t *testing.T) {
+	for _, r := range rigs {
+		t.Run(r.name, func(t *testing.T) {
+			m := r.fresh(t)
+			for _, s := range life {
+				before := m.Clone()
+				if err := s.run(r.on(m)); err != nil {
+					t.Fatal(err)
+				}
+				want, err := r.on(m).Table()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for n := 0; s.name != "boot"; n++ { // a boot is no process, and spends another try
+					killed := before.Clone()
+					killed.CutAfter(n)
+					if err := s.run(r.on(killed)); err == nil {
+						break
+					}
+					killed.Continue()
+					if err := s.run(r.on(killed)); err != nil {
+						t.Errorf("%s, killed after %d: %v", s.name, n, err)
+					}
+					up := killed.Restart(powercut.Nothing)
+					got, err := r.on(up).Table()
+					if err != nil || !got.Same(want) {
+						t.Errorf("%s, killed after %d, run again: flags %+v, want %+v: %v", s.name, n, got, want, err)
+					}
+					if booted, err := r.on(up).Boot(); err != nil || intact(up, r.on(up), booted) != nil {
+						t.Errorf("%s, killed after %d, run again: booted %v: %v", s.name, n, booted, err)
+					}
 				}
 			}
 		})

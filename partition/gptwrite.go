@@ -83,6 +83,10 @@ func (g *GPT) SetFlags(dev Device, flags map[int]Flags) error {
 		binary.LittleEndian.PutUint64(table[(e.Number-1)*int(g.primary.size)+48:], attributes)
 	}
 	if !changed {
+		// Whoever wrote this may have died before it was synced.
+		if err := dev.Sync(); err != nil {
+			return fmt.Errorf("sync partition table: %w", err)
+		}
 		return nil
 	}
 	g.table = table

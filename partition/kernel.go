@@ -41,30 +41,55 @@ func (k kernels) create(s Slot) (File, error) {
 	return k.boot.Create(k.pending(s))
 }
 
-func (k kernels) open(s Slot) (File, error) {
+// pends says whether the pending kernel of s is the one that counts. Beside a
+// placed one an empty pending one does not: it is what fsck left of a rename.
+func (k kernels) pends(s Slot) (bool, error) {
 	f, err := k.boot.Open(k.pending(s))
 	if errors.Is(err, fs.ErrNotExist) {
-		return k.boot.Open(k.placed(s))
+		return false, nil
 	}
-	return f, err
+	if err != nil {
+		return false, err
+	}
+	empty := f.Size() == 0
+	if err := f.Close(); err != nil || !empty {
+		return true, err
+	}
+	placed, err := k.has(k.placed(s))
+	return !placed, err
 }
 
+func (k kernels) open(s Slot) (File, error) {
+	pending, err := k.pends(s)
+	if err != nil {
+		return nil, err
+	}
+	if pending {
+		return k.boot.Open(k.pending(s))
+	}
+	return k.boot.Open(k.placed(s))
+}
+
+// place moves the pending kernel. Where it is placed already the directory is
+// synced all the same: the power may have failed between the two.
 func (k kernels) place(s Slot) (string, error) {
-	pending, err := k.has(k.pending(s))
+	pending, err := k.pends(s)
 	if err != nil {
 		return "", err
 	}
 	if pending {
-		if err := k.boot.Rename(k.pending(s), k.placed(s)); err != nil {
-			return "", err
-		}
-		return k.boot.Path(k.placed(s)), k.boot.Sync()
+		err = k.boot.Rename(k.pending(s), k.placed(s))
+	} else {
+		err = k.boot.Remove(k.pending(s))
+	}
+	if err != nil {
+		return "", err
 	}
 	placed, err := k.has(k.placed(s))
 	if err != nil || !placed {
 		return "", err
 	}
-	return k.boot.Path(k.placed(s)), nil
+	return k.boot.Path(k.placed(s)), k.boot.Sync()
 }
 
 // newlyBootable refuses flags that would boot a slot whose kernel still stands
@@ -74,7 +99,7 @@ func (k kernels) newlyBootable(old, next Table) error {
 		if old[s].Bootable() || !next[s].Bootable() {
 			continue
 		}
-		pending, err := k.has(k.pending(Slot(s)))
+		pending, err := k.pends(Slot(s))
 		if err != nil {
 			return err
 		}
