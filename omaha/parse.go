@@ -26,6 +26,9 @@ const (
 	maxDepth = 16
 	// maxAttrs bounds the attributes of an element: an app has 13 to 20.
 	maxAttrs = 64
+	// maxElements bounds the elements of a message, and with them the memory it
+	// takes: a release with all its extensions has about a hundred.
+	maxElements = 4096
 	// maxList bounds each list of a message (apps, events, URLs, packages).
 	// Flatcar's releases have some 20 packages.
 	maxList = 256
@@ -41,9 +44,9 @@ const DefaultMaxFailures = 10
 // never needs: directives (document types, entities), deep nesting, repeated
 // attributes, and anything after the root element.
 type guard struct {
-	from  *xml.Decoder
-	depth int
-	roots int
+	from     *xml.Decoder
+	depth    int
+	elements int
 }
 
 // Token implements xml.TokenReader.
@@ -56,11 +59,15 @@ func (g *guard) Token() (xml.Token, error) {
 	case xml.Directive:
 		return nil, errors.New("document types and entities are not accepted")
 	case xml.StartElement:
-		if g.depth++; g.depth > maxDepth {
+		g.depth++
+		g.elements++
+		switch {
+		case g.depth > maxDepth:
 			return nil, fmt.Errorf("elements are nested deeper than %d", maxDepth)
-		}
-		if g.depth == 1 {
-			g.roots++
+		case g.elements > maxElements:
+			return nil, fmt.Errorf("more than %d elements", maxElements)
+		case g.depth == 1 && g.elements > 1:
+			return nil, errors.New("more than one root element")
 		}
 		if err := checkAttrs(t.Attr); err != nil {
 			return nil, fmt.Errorf("element %.32q: %w", t.Name.Local, err)
@@ -71,9 +78,6 @@ func (g *guard) Token() (xml.Token, error) {
 		if g.depth == 0 && len(bytes.TrimSpace(t)) > 0 {
 			return nil, errors.New("text outside the root element")
 		}
-	}
-	if g.roots > 1 {
-		return nil, errors.New("more than one root element")
 	}
 	return t, nil
 }

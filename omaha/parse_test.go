@@ -144,6 +144,7 @@ func TestOfferRefused(t *testing.T) {
 		"not UTF-8":            {"<response><app><updatecheck status=\"\xff\xfe\"/></app></response>", ErrXML},
 		"deep nesting":         {strings.Repeat("<response>", 10000) + strings.Repeat("</response>", 10000), ErrXML},
 		"many attributes":      {`<response ` + manyAttrs() + `><app><updatecheck status="noupdate"/></app></response>`, ErrXML},
+		"many elements":        {`<response>` + strings.Repeat(`<a/>`, maxElements) + `</response>`, ErrXML},
 		"many apps":            {`<response>` + strings.Repeat(`<app/>`, maxList+1) + `</response>`, ErrInvalid},
 		"no updatecheck":       {response(""), ErrInvalid},
 		"no status":            {response(`<updatecheck/>`), ErrInvalid},
