@@ -207,3 +207,10 @@ func TestUpstreamDelta(t *testing.T) {
 		})
 	}
 }
+
+func writeFile(t testing.TB, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
