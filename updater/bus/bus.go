@@ -44,6 +44,7 @@ const (
 	errorNameHasNoOwner   = "org.freedesktop.DBus.Error.NameHasNoOwner"
 	errorUnknownMethod    = "org.freedesktop.DBus.Error.UnknownMethod"
 	errorUnknownInterface = "org.freedesktop.DBus.Error.UnknownInterface"
+	errorInvalidArgs      = "org.freedesktop.DBus.Error.InvalidArgs"
 	errorUnknownObject    = "org.freedesktop.DBus.Error.UnknownObject"
 	errorNoReply          = "org.freedesktop.DBus.Error.NoReply"
 	errorTimeout          = "org.freedesktop.DBus.Error.Timeout"

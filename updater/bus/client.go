@@ -157,14 +157,31 @@ func (c *Client) subscribe(ctx context.Context) (chan *dbus.Signal, error) {
 	return signals, nil
 }
 
+// answerPatience bounds the methods that only read: the daemon answers them
+// from memory, whatever it is doing. The others may wait for a password.
+const answerPatience = 30 * time.Second
+
+var reads = map[string]bool{"Status": true, "History": true, "Explain": true}
+
+// errMute says that the daemon is there and does not answer.
+var errMute = errors.New("drydockd does not answer: systemctl status drydockd")
+
 // call calls a method of the manager.
 func (c *Client) call(ctx context.Context, method string, args []any, results ...any) error {
+	if reads[method] {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, answerPatience, errMute)
+		defer cancel()
+	}
 	var flags dbus.Flags
 	if c.Interactive {
 		flags = dbus.FlagAllowInteractiveAuthorization
 	}
 	object := c.conn.Object(Name, Path)
 	err := object.CallWithContext(ctx, ManagerInterface+"."+method, flags, args...).Store(results...)
+	if err != nil && errors.Is(context.Cause(ctx), errMute) {
+		return errMute
+	}
 	return clientError(err)
 }
 

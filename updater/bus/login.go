@@ -42,19 +42,20 @@ const maxSessions = 256
 // An Inhibitor is a lock that somebody took against a shutdown.
 type Inhibitor struct {
 	Who, Why string
-	Mode     string // "block", or "block-weak", which binds all but root and the one who took it
+	Mode     string // "block", or "block-weak", which binds root only if it wants to be bound, as Reboot does
 	UID      uint32
 	PID      uint32
 }
 
 // A Session is a person's login session.
 type Session struct {
-	ID, User string
-	Class    string // "user", "user-early", …; services and greeters are not listed
-	Type     string // "tty", "x11", "wayland", "unspecified" (ssh), …
-	State    string // "online" or "active"
-	Idle     bool
-	Remote   bool
+	ID, User  string
+	Class     string // "user", "user-early", …; services and greeters are not listed
+	Type      string // "tty", "x11", "wayland", "unspecified", …
+	State     string // "online" or "active"
+	Idle      bool
+	IdleSince time.Time // by the machine's clock; zero unless Idle
+	Remote    bool
 }
 
 // Reboot asks logind for a reboot and returns when it has agreed: the reboot
@@ -68,15 +69,17 @@ func (l Login) Reboot(ctx context.Context, forced bool) error {
 		}
 		manager := conn.Object(loginName, loginPath)
 		err := manager.CallWithContext(ctx, loginManager+".RebootWithFlags", 0, flags).Err
-		if errorName(err) != errorUnknownMethod {
-			return refusal(err)
+		switch errorName(err) {
+		case errorUnknownMethod, errorInvalidArgs:
+			return rebootPlainly(ctx, conn, forced)
 		}
-		return rebootPlainly(ctx, conn, forced)
+		return refusal(err)
 	})
 }
 
-// rebootPlainly is for a logind without RebootWithFlags (before 246). It
-// overlooks inhibitors where root asks, so they are looked at here.
+// rebootPlainly is for a logind without RebootWithFlags (before 246), or one
+// that does not know the flag (skipInhibitors came with 257). Those overlook
+// inhibitors where root asks, so they are looked at here.
 func rebootPlainly(ctx context.Context, conn *connection, forced bool) error {
 	if !forced {
 		held, err := inhibitors(ctx, conn)
@@ -171,9 +174,13 @@ func session(ctx context.Context, conn *connection, path dbus.ObjectPath) (s Ses
 	if err != nil {
 		return Session{}, false, err
 	}
+	var since uint64 // microseconds since 1970
 	err = store(all, map[string]any{
-		"Class": &s.Class, "Type": &s.Type, "State": &s.State, "IdleHint": &s.Idle, "Remote": &s.Remote,
+		"Class": &s.Class, "Type": &s.Type, "State": &s.State, "IdleHint": &s.Idle, "IdleSinceHint": &since, "Remote": &s.Remote,
 	})
+	if s.Idle {
+		s.IdleSince = time.UnixMicro(int64(since))
+	}
 	return s, err == nil, err
 }
 

@@ -39,8 +39,9 @@ type wireSession struct {
 // plainReboot marks a call of Reboot in logind.flags.
 const plainReboot = 1 << 63
 
-// start exports l. A logind before 246 has no RebootWithFlags.
-func (l *logind) start(t *testing.T, b *privateBus, old bool) *connection {
+// start exports l as a logind of a systemd version: one before 246 has no
+// RebootWithFlags, one before 257 refuses the flag skipInhibitors.
+func (l *logind) start(t *testing.T, b *privateBus, version int) *connection {
 	t.Helper()
 	l.flags = make(chan uint64, 8)
 	conn := b.own(loginName)
@@ -53,8 +54,11 @@ func (l *logind) start(t *testing.T, b *privateBus, old bool) *connection {
 			return l.refusal
 		},
 	}
-	if !old {
+	if version >= 246 {
 		methods["RebootWithFlags"] = func(flags uint64) *dbus.Error {
+			if version < 257 && flags&skipInhibitors != 0 {
+				return failure(errorInvalidArgs, "Invalid flags parameter")
+			}
 			if l.refusal == nil {
 				l.flags <- flags
 			}
@@ -71,25 +75,27 @@ func TestRebootAsksLogind(t *testing.T) {
 	held := []wireInhibitor{{"sleep:shutdown", "apt", "installing", "block", 0, 7}}
 	for _, test := range []struct {
 		name       string
-		old        bool
+		version    int
 		forced     bool
 		inhibitors []wireInhibitor
 		refusal    *dbus.Error
 		want       uint64
 		refused    bool
 	}{
-		{name: "plain", want: checkInhibitors},
-		{name: "forced", forced: true, inhibitors: held, want: skipInhibitors},
-		{name: "refused", refusal: failure("org.freedesktop.login1.BlockedByInhibitorLock", "apt is installing"), refused: true},
-		{name: "denied", refusal: failure(errorAccessDenied, "no"), refused: true},
-		{name: "old", old: true, want: plainReboot},
-		{name: "old, inhibited", old: true, inhibitors: held, refused: true},
-		{name: "old, forced", old: true, forced: true, inhibitors: held, want: plainReboot},
+		{name: "plain", version: 257, want: checkInhibitors},
+		{name: "forced", version: 257, forced: true, inhibitors: held, want: skipInhibitors},
+		{name: "refused", version: 257, refusal: failure("org.freedesktop.login1.BlockedByInhibitorLock", "apt is installing"), refused: true},
+		{name: "denied", version: 257, refusal: failure(errorAccessDenied, "no"), refused: true},
+		{name: "252, plain", version: 252, want: checkInhibitors},
+		{name: "252, forced", version: 252, forced: true, inhibitors: held, want: plainReboot},
+		{name: "245, plain", version: 245, want: plainReboot},
+		{name: "245, inhibited", version: 245, inhibitors: held, refused: true},
+		{name: "245, forced", version: 245, forced: true, inhibitors: held, want: plainReboot},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			b := startBus(t)
 			l := &logind{inhibitors: test.inhibitors, refusal: test.refusal}
-			l.start(t, b, test.old)
+			l.start(t, b, test.version)
 			err := Login{Address: b.address}.Reboot(t.Context(), test.forced)
 			if test.refused {
 				if !errors.Is(err, ErrRefused) || !errors.Is(err, updater.ErrRefused) || len(l.flags) != 0 {
@@ -142,7 +148,7 @@ func TestInhibitorsAreThoseThatBlockAShutdown(t *testing.T) {
 		{"sleep", "player", "playing", "block", 1000, 45},
 		{"handle-power-key", "desktop", "own menu", "block", 1000, 46},
 	}}
-	l.start(t, b, false)
+	l.start(t, b, 257)
 	got, err := Login{Address: b.address}.Inhibitors(t.Context())
 	want := []Inhibitor{{"backup", "tape is turning", "block", 1000, 42}, {"vm", "guests run", "block-weak", 0, 43}}
 	if err != nil || !reflect.DeepEqual(got, want) {
@@ -152,10 +158,10 @@ func TestInhibitorsAreThoseThatBlockAShutdown(t *testing.T) {
 
 func TestSessionsAreThoseOfPeople(t *testing.T) {
 	b := startBus(t)
-	conn := (&logind{}).start(t, b, false)
+	conn := (&logind{}).start(t, b, 257)
 	sessions := map[string]Session{
 		"1":  {ID: "1", User: "core", Class: "user", Type: "tty", State: "active", Remote: true},
-		"2":  {ID: "2", User: "ann", Class: "user-early", Type: "wayland", State: "online", Idle: true},
+		"2":  {ID: "2", User: "ann", Class: "user-early", Type: "wayland", State: "online", Idle: true, IdleSince: time.UnixMicro(1778634123000000)},
 		"3":  {ID: "3", User: "bob", Class: "user", Type: "tty", State: "closing"},
 		"c1": {ID: "c1", User: "gdm", Class: "greeter", Type: "wayland", State: "active"},
 		"4":  {ID: "4", User: "cron", Class: "background", Type: "unspecified", State: "active"},
@@ -169,7 +175,7 @@ func TestSessionsAreThoseOfPeople(t *testing.T) {
 		if !there {
 			continue
 		}
-		export(t, conn, path, loginSession, map[string]any{"Class": s.Class, "Type": s.Type, "State": s.State, "IdleHint": s.Idle, "Remote": s.Remote})
+		export(t, conn, path, loginSession, map[string]any{"Class": s.Class, "Type": s.Type, "State": s.State, "IdleHint": s.Idle, "IdleSinceHint": uint64(1778634123000000), "Remote": s.Remote})
 	}
 	methods := map[string]any{"ListSessions": func() ([]wireSession, *dbus.Error) { return list, nil }}
 	if err := conn.ExportMethodTable(methods, loginPath, loginManager); err != nil {

@@ -68,6 +68,9 @@ func (s *Server) Observe(e updater.Event) { s.news.push(notice{event: e}) }
 // with it. A bus that is not there, or that goes away, is tried again with
 // growing pauses; jobs go on meanwhile.
 func (s *Server) Run(ctx context.Context) error {
+	if s.Controller == nil {
+		return errors.New("serve on the bus: no controller")
+	}
 	s.jobs.open(ctx)
 	defer s.jobs.close()
 	pause := firstPause

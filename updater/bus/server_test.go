@@ -190,6 +190,12 @@ func TestASecondDaemonDoesNotServe(t *testing.T) {
 	}
 }
 
+func TestAServerWithoutAControllerSaysSo(t *testing.T) {
+	if err := new(Server).Run(t.Context()); err == nil {
+		t.Error("it runs")
+	}
+}
+
 func TestRunEndsItsJobs(t *testing.T) {
 	b := startBus(t)
 	y := newYard(updater.Status{})
