@@ -162,3 +162,23 @@ func TestAnswersToAReport(t *testing.T) {
 		}
 	}
 }
+
+// TestHugeAnswerIsNotRead: what is announced as too long costs no byte.
+func TestHugeAnswerIsNotRead(t *testing.T) {
+	c := &Client{URL: "http://h/", HTTP: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, ContentLength: 100 << 20, Body: unread{t}}, nil
+	})}}
+	if _, err := c.Check(t.Context(), Machine{}, CheckQuery{}); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
+	}
+}
+
+// unread is a body that nobody may read.
+type unread struct{ t *testing.T }
+
+func (u unread) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+func (u unread) Close() error { return nil }
