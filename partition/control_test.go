@@ -14,6 +14,11 @@ const mib = 1 << 20
 // emptyVariables is a firmware without variables.
 var emptyVariables = fstest.MapFS{}
 
+// loader257 is a firmware that started systemd-boot 257.
+var loader257 = fstest.MapFS{"LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f": {
+	Data: []byte("\x06\x00\x00\x00s\x00y\x00s\x00t\x00e\x00m\x00d\x00-\x00b\x00o\x00o\x00t\x00 \x002\x005\x007\x00\x00\x00"),
+}}
+
 // gptprio makes a machine as Flatcar's factory leaves it.
 func gptprio(t testing.TB) (*powercut.Machine, partition.GPTPrio) {
 	t.Helper()
@@ -68,10 +73,15 @@ func systemdBoot(t testing.TB) (*powercut.Machine, partition.SystemdBoot) {
 }
 
 func TestSystemdBoot(t *testing.T) {
-	partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
-		_, c := systemdBoot(t)
-		return c, c
-	})
+	for name, variables := range map[string]fstest.MapFS{"newest": emptyVariables, "257": loader257} {
+		t.Run(name, func(t *testing.T) {
+			partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
+				_, c := systemdBoot(t)
+				c.Variables = variables
+				return c, c
+			})
+		})
+	}
 }
 
 // grub makes a machine whose /boot is on ext4.

@@ -43,6 +43,11 @@ var rigs = []rig{
 		},
 	},
 	{
+		"systemd-boot 257",
+		func(t testing.TB) *powercut.Machine { m, _ := systemdBoot(t); return m },
+		func(m *powercut.Machine) control { return partition.SystemdBoot{Dir: m.Boot, Variables: loader257} },
+	},
+	{
 		"grub",
 		func(t testing.TB) *powercut.Machine { m, _ := grub(t); return m },
 		func(m *powercut.Machine) control { return partition.GRUB{Dir: m.Boot} },

@@ -152,31 +152,39 @@ func FuzzEntryName(f *testing.F) {
 	})
 }
 
+// FuzzLoaderConf selects slots in any loader.conf: what it selected before is
+// left alone, everything else in it is kept, and the last choice counts.
 func FuzzLoaderConf(f *testing.F) {
-	f.Add([]byte("timeout 3\ndefault drydock-a[.+][e1-9]*\n"))
+	f.Add([]byte("timeout 3\n" + selection{A, true}.text()))
 	f.Add([]byte("default \"x\"\r\n# default y"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := parseConf(data)
-		if c.at >= 0 && c.at+len(c.value) > len(data) {
-			t.Fatalf("value %q at %d of %d bytes", c.value, c.at, len(data))
-		}
-		dir := openBoot(t)
-		if len(data) > maxBootFile-200 {
+		before := parseConf(data)
+		if len(data) > maxBootFile-1000 {
 			return
 		}
+		dir := openBoot(t)
 		if err := os.MkdirAll(dir.Path("loader"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(dir.Path(loaderConf), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, s := range []Slot{B, A} {
-			if err := selectSlot(dir, s); err != nil {
+		for _, s := range []selection{{B, false}, {B, true}, {A, false}} {
+			if err := choose(dir, s); err != nil {
 				t.Fatal(err)
 			}
 			c, err := readConf(dir)
-			if got, ok := c.selected(); err != nil || !ok || got != s {
-				t.Fatalf("%q selects %v %v after %v: %v", c.data, got, ok, s, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before.foreign() != "" {
+				if string(c.data) != string(data) {
+					t.Fatalf("foreign %q became %q", data, c.data)
+				}
+				continue
+			}
+			if got, ok := c.selected(); !ok || got != s || c.rest() != before.rest() {
+				t.Fatalf("%q selects %v %v after %v", c.data, got, ok, s)
 			}
 		}
 	})

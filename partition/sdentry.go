@@ -88,14 +88,15 @@ func (e entry) bumped() string {
 	return fmt.Sprintf("%s+%d-%d.efi", e.prefix, max(e.left-1, 0), e.done+1)
 }
 
-// readEntry reads what a file in EFI/Linux says of itself. It is no entry when
-// systemd-boot would not list it, which an emptied file is not.
-func readEntry(dir BootDir, name string) (entry, bool, error) {
+// readEntry reads what a file says of itself, as an entry of a name in EFI/Linux.
+// It is no entry when systemd-boot would not list it, as it does not an emptied
+// file.
+func readEntry(dir BootDir, path, name string) (entry, bool, error) {
 	if !isEntryFile(name, ".efi") {
 		return entry{}, false, nil
 	}
 	e := parseEntry(name)
-	f, err := dir.Open(ukiDir + "/" + name)
+	f, err := dir.Open(path)
 	if err != nil {
 		return e, false, fmt.Errorf("read boot entry: %w", err)
 	}
@@ -146,7 +147,7 @@ func sortEntries(entries []entry) {
 			cmp.Compare(btoi(a.sortKey == ""), btoi(b.sortKey == "")),
 			strings.Compare(a.sortKey, b.sortKey),
 			compareWhere(a.sortKey != "", b.version, a.version),
-			compareVersions(strings.ToLower(b.name), strings.ToLower(a.name)),
+			compareVersions(strings.ToLower(b.prefix), strings.ToLower(a.prefix)),
 			compareTries(a, b),
 		)
 	})

@@ -5,6 +5,7 @@ import (
 	"debug/pe"
 	"encoding/binary"
 	"errors"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -130,21 +131,61 @@ func TestOSReleaseOfUKI(t *testing.T) {
 
 func TestParseConf(t *testing.T) {
 	for conf, want := range map[string]string{
-		"":                                    "",
-		"timeout 3\n":                         "",
-		"# default x\n":                       "",
-		"defaults x\n":                        "",
-		"default x":                           "x",
-		"default x\ndefault y\n":              "y",
-		" \tdefault \t \"x y\" \r\ntimeout 1": "x y",
+		"":                           "",
+		"timeout 3\n":                "",
+		"# default x\n":              "",
+		"defaults x\n":               "",
+		"default x":                  "default x",
+		"default x\ndefault y\n":     "default y",
+		"preferred z":                "preferred z",
+		"\tdefault \t \"x y\" \r\nq": "default x y",
+		selection{A, true}.text():    "",
+		selection{B, false}.text():   "",
+		"default drydock-a.efi\n":    "default drydock-a.efi", // half of ours
+		"default drydock-a.efi\npreferred drydock-b.efi\n":          "default drydock-a.efi",
+		"default x\n" + selection{B, false}.text():                  "",
+		selection{B, false}.text() + "default drydock-b*":           "default drydock-b*",
+		"default   \"drydock-b+[1-9]*\"\npreferred drydock-b.efi\n": "",
 	} {
-		if got := parseConf([]byte(conf)); got.value != want || (got.at >= 0) != (want != "") {
-			t.Errorf("%q says %q at %d, want %q", conf, got.value, got.at, want)
+		if got := parseConf([]byte(conf)).foreign(); got != want {
+			t.Errorf("%q: foreign line %q, want %q", conf, got, want)
 		}
 	}
-	for s, line := range map[Slot]string{A: "default drydock-a[.+][e1-9]*\n", B: "default   \"drydock-b[.+][e1-9]*\"\n"} {
-		if got, ok := parseConf([]byte("timeout 3\n" + line)).selected(); !ok || got != s {
-			t.Errorf("%q selects %v %v", line, got, ok)
+}
+
+// TestPatternsMatchOnlyWhatMayBoot matches the value of "default" with the names
+// that systemd-boot gives entries. Up to version 257 they have their counters,
+// since then they have not: there a slot on trial must not match at all, since
+// whether its tries are spent cannot be seen.
+func TestPatternsMatchOnlyWhatMayBoot(t *testing.T) {
+	for name, want := range map[string]struct{ good, trial bool }{
+		"drydock-b.efi":       {true, false},
+		"drydock-b+3.efi":     {false, true},
+		"drydock-b+1-2.efi":   {false, true},
+		"drydock-b+15.efi":    {false, true},
+		"drydock-b+0.efi":     {false, false},
+		"drydock-b+0-3.efi":   {false, false},
+		"drydock-a.efi":       {false, false},
+		"drydock-a+3.efi":     {false, false},
+		"drydock-b-other.efi": {false, false},
+	} {
+		for good, want := range map[bool]bool{true: want.good, false: want.trial} {
+			s := selection{B, good}
+			got, err := path.Match(s.value(), name) // as efi_fnmatch, for these patterns
+			if err != nil || got != want {
+				t.Errorf("%s matches %s: %v %v, want %v", s.value(), name, got, err, want)
+			}
+			if e := parseEntry(name); e.slot == B && e.ours && s.matches(e, stripsCounters-1) != want {
+				t.Errorf("our model of version 257 says otherwise of %s and %s", s.value(), name)
+			}
+		}
+	}
+	for version, want := range map[int]bool{stripsCounters: false, knowsPreferred - 1: false, knowsPreferred: true} {
+		if got := (selection{B, false}).matches(parseEntry("drydock-b+1.efi"), version); got != want {
+			t.Errorf("version %d boots a selected slot on trial: %v", version, got)
+		}
+		if (selection{B, false}).matches(parseEntry("drydock-b+0-1.efi"), version) {
+			t.Errorf("version %d boots a slot whose tries are spent", version)
 		}
 	}
 }
@@ -175,11 +216,11 @@ func TestPinned(t *testing.T) {
 		pinned    string
 	}{
 		"nothing":            {"timeout 3\n", fstest.MapFS{}, ""},
-		"our line":           {"default drydock-b[.+][e1-9]*\n", fstest.MapFS{}, ""},
+		"our line":           {selection{B, false}.text(), fstest.MapFS{}, ""},
 		"another entry":      {"default arch.conf\n", fstest.MapFS{}, "arch.conf"},
 		"our slot, for ever": {"default drydock-b*\n", fstest.MapFS{}, "drydock-b*"},
 		"saved":              {"default @saved\n", fstest.MapFS{}, "@saved"},
-		"over our line":      {"default drydock-b[.+][e1-9]*\ndefault x\n", fstest.MapFS{}, "x"},
+		"over our line":      {selection{B, false}.text() + "default x\n", fstest.MapFS{}, "x"},
 		"variable":           {"", variable("LoaderEntryDefault", "drydock-a.efi"), "LoaderEntryDefault"},
 		"one shot":           {"", variable("LoaderEntryOneShot", "drydock-a.efi"), "set-oneshot"},
 		"preferred":          {"", variable("LoaderEntryPreferred", "drydock-a.efi"), "set-preferred"},

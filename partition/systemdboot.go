@@ -15,23 +15,32 @@ import (
 //	EFI/drydock/b.efi            slot B, not bootable: no loader looks there
 //
 // systemd-boot sorts by what the UKIs say of themselves, the newest release
-// first: what is put into EFI/Linux is booted next, wanted or not, and an older
-// release never is. So the choice is made by a line of loader/loader.conf:
+// first, those without tries last: what is put into EFI/Linux is booted next,
+// wanted or not, and an older release never is. So the choice is made in
+// loader/loader.conf, by two lines that select a slot in every version of
+// systemd-boot, and never one whose tries are spent:
 //
-//	default drydock-b[.+][e1-9]*
+//	default drydock-b+[1-9]*     slot B while it counts and has tries left
+//	preferred drydock-b.efi      the same, for systemd-boot 260 and later
 //
-// It matches slot B while it is good (".efi") or has tries left ("+1" to "+9…"),
-// and stops matching at "+0": an entry with no try left is also sorted behind
-// all others, and the other slot is booted. So a rollback or a downgrade is as
-// safe as an update: counting goes on, and the line never pins a slot that is
-// used up. The letter of the slot is one byte of that file and is changed in
-// place, in one sector: no power cut leaves half of it.
+//	default drydock-b.efi        slot B that is good and does not count
+//	preferred drydock-b.efi
+//
+// "default" ignores the counters. Up to version 257 it is matched with the file's
+// name: the first pattern stops matching at "+0". Since then it is matched with
+// the name without its counter (systemd#38897), and would boot a slot for ever
+// whose tries are spent; the first pattern never matches there, and the second is
+// written only while the name has no counter. "preferred" respects the counters
+// (systemd#40324). Versions 258 and 259 know neither way to select a slot on
+// trial: there the newest release is tried and nothing else, and SetTable refuses
+// what would not be booted. So a rollback or a downgrade is as safe as an update.
+// The lines are changed in place, in one sector: no power cut leaves half of it.
 //
 // The name of a UKI cannot be changed in place, and FAT has no journal. A power
 // cut inside a rename leaves the old name, the new one, both or none. The order
 // of writes in SetTable makes each of them boot one of the slots that the flags
-// before or after name: a UKI is put in or taken out only while the line selects
-// the other slot. Where both names are left they share their clusters until
+// before or after name: a UKI is put in or taken out only while the other slot
+// is selected. Where both names are left they share their clusters until
 // fsck.vfat has run, as it does before the partition is mounted.
 //
 // Flags that names cannot tell: priorities are 2 and 1, or 1 for a slot alone,
@@ -49,13 +58,20 @@ var (
 
 const ukiDir = "EFI/Linux"
 
+// The versions of systemd-boot in which selecting changed.
+const (
+	stripsCounters = 258
+	knowsPreferred = 260
+)
+
 func pendingUKI(s Slot) string { return "EFI/drydock/" + s.letter() + ".efi" }
 
 // bootState is what systemd-boot would find.
 type bootState struct {
 	entries  []entry // of our slots and others, as sorted
-	chosen   Slot    // that loader.conf selects
-	line     bool    // whether it has our line
+	chosen   selection
+	selects  bool // whether loader.conf has our lines, which say chosen
+	version  int  // of systemd-boot
 	pending  [2]bool
 	leftover []string // names in EFI/Linux that are no entries: emptied by fsck
 }
@@ -67,7 +83,7 @@ func (c SystemdBoot) read() (bootState, error) {
 		return st, fmt.Errorf("read boot entries: %w", err)
 	}
 	for _, name := range names {
-		e, ok, err := readEntry(c.Dir, name)
+		e, ok, err := readEntry(c.Dir, ukiDir+"/"+name, name)
 		if err != nil {
 			return st, err
 		}
@@ -83,7 +99,10 @@ func (c SystemdBoot) read() (bootState, error) {
 	if err != nil {
 		return st, err
 	}
-	st.chosen, st.line = conf.selected()
+	st.chosen, st.selects = conf.selected()
+	if st.version, err = loaderVersion(c.Variables); err != nil {
+		return st, err
+	}
 	for _, s := range []Slot{A, B} {
 		if st.pending[s], err = (kernels{boot: c.Dir}).has(pendingUKI(s)); err != nil {
 			return st, err
@@ -96,7 +115,7 @@ func (c SystemdBoot) read() (bootState, error) {
 // matches, else the first (config_select_default_entry).
 func (st bootState) pick() (entry, bool) {
 	for _, e := range st.entries {
-		if st.line && e.ours && e.slot == st.chosen && e.left != 0 {
+		if st.selects && e.ours && e.slot == st.chosen.slot && st.chosen.matches(e, st.version) {
 			return e, true
 		}
 	}
@@ -104,6 +123,18 @@ func (st bootState) pick() (entry, bool) {
 		return entry{}, false
 	}
 	return st.entries[0], true
+}
+
+// matches says whether a version of systemd-boot boots an entry of the slot
+// because of our lines.
+func (s selection) matches(e entry, version int) bool {
+	switch {
+	case version < stripsCounters:
+		return s.good && e.left < 0 || !s.good && e.left > 0
+	case s.good:
+		return true // whatever its counter
+	}
+	return version >= knowsPreferred && e.left != 0
 }
 
 // entry is the first entry of a slot, and the others that say they are it.
@@ -135,8 +166,8 @@ func (st bootState) table() Table {
 		}
 		first = false
 	}
-	if st.line && t[A].Priority > 0 && t[B].Priority > 0 {
-		t[st.chosen].Priority, t[st.chosen.Other()].Priority = 2, 1
+	if st.selects && t[A].Priority > 0 && t[B].Priority > 0 {
+		t[st.chosen.slot].Priority, t[st.chosen.slot.Other()].Priority = 2, 1
 	}
 	for s := range t {
 		if t[Slot(s).Other()].Priority == 0 {
@@ -170,14 +201,24 @@ func (c SystemdBoot) SetTable(t Table) error {
 			return fmt.Errorf("stage slot %s: %w", s, err)
 		}
 	}
-	if s, ok := t.first(); ok {
-		if err := selectSlot(c.Dir, s); err != nil {
+	s, ok := t.first()
+	e, _ := st.entry(s)
+	if ok {
+		// The slot may yet have another name: as good it is selected only once it has
+		// no counter, and below.
+		good := t[s].Successful && (e == nil || e.left < 0)
+		if err := choose(c.Dir, selection{s, good}); err != nil {
 			return fmt.Errorf("select slot %s: %w", s, err)
 		}
 	}
 	for _, s := range []Slot{A, B} {
 		if err := c.rename(st, s, t[s]); err != nil {
 			return fmt.Errorf("rename entry of slot %s: %w", s, err)
+		}
+	}
+	if ok {
+		if err := choose(c.Dir, selection{s, t[s].Successful}); err != nil {
+			return fmt.Errorf("select slot %s: %w", s, err)
 		}
 	}
 	return c.Dir.Sync()
@@ -202,7 +243,39 @@ func (c SystemdBoot) allowed(st bootState, t Table) error {
 	if err := pinned(c.Dir, c.Variables); err != nil {
 		return err
 	}
-	return c.alone(st)
+	if err := c.alone(st); err != nil {
+		return err
+	}
+	return c.selectable(st, t)
+}
+
+// selectable refuses a slot on trial that this version of systemd-boot cannot be
+// told to boot: an older release.
+func (c SystemdBoot) selectable(st bootState, t Table) error {
+	s, ok := t.first()
+	if !ok || t[s].Successful || st.version < stripsCounters || st.version >= knowsPreferred {
+		return nil
+	}
+	after := bootState{version: st.version}
+	for slot, f := range t {
+		if f.Priority == 0 {
+			continue
+		}
+		name := pendingUKI(Slot(slot))
+		if e, _ := st.entry(Slot(slot)); e != nil {
+			name = ukiDir + "/" + e.name
+		}
+		e, _, err := readEntry(c.Dir, name, ukiName(Slot(slot), f))
+		if err != nil {
+			return err
+		}
+		after.entries = append(after.entries, e)
+	}
+	sortEntries(after.entries)
+	if e, _ := after.pick(); e.slot != s {
+		return fmt.Errorf("systemd-boot %d boots the newer release in slot %s whatever it is told: update it to %d or later with bootctl update", st.version, e.slot, knowsPreferred)
+	}
+	return nil
 }
 
 // alone refuses entries beside ours: with the tries of the selected slot spent,
