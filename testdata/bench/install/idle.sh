@@ -1,0 +1,130 @@
+#!/bin/bash
+# idle.sh [--seconds N] [--drydockd FILE] prints the resident memory of drydockd
+# after it has done nothing for a minute: on the bus, with a policy file, a disk
+# of two slots and a server that it does not ask yet; no scheduler is configured.
+# The service of RAUC, where it is installed, stands beside it.
+set -euo pipefail
+export LC_ALL=C
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+module=$(cd "$here/../../.." && pwd)
+seconds=60
+drydockd=
+
+fail() {
+	echo "idle.sh: $*" >&2
+	exit 1
+}
+
+. "$here/process.sh"
+
+parse() {
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--seconds | --drydockd)
+			[ $# -ge 2 ] || fail "$1 needs a value"
+			printf -v "${1#--}" %s "$2"
+			shift 2
+			;;
+		*) fail "usage: idle.sh [--seconds N] [--drydockd FILE]" ;;
+		esac
+	done
+}
+
+finish() {
+	local status=$?
+	trap - EXIT INT TERM
+	stop_all
+	rm -rf "$state"
+	exit "$status"
+}
+
+# build makes drydockd as a release would: no debug information.
+build() {
+	[ -z "$drydockd" ] || return 0
+	drydockd=$state/drydockd
+	(cd "$module" && nice go build -trimpath -ldflags='-s -w' -o "$drydockd" ./cmd/drydockd)
+}
+
+# a_machine makes what the daemon looks at: a disk image with Flatcar's two
+# slots, the running system's few files, a key and a policy.
+a_machine() {
+	local usr=5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6
+	truncate -s 64M "$state/disk"
+	printf 'label: gpt\nsize=16MiB, type=%s, name=USR-A\nsize=16MiB, type=%s, name=USR-B\n' "$usr" "$usr" |
+		sfdisk --quiet "$state/disk"
+	mkdir -p "$state"/{root/etc,root/proc/sys/kernel/random,var,boot}
+	printf 'ID=bench\nVERSION_ID=1.0.0\n' >"$state/root/etc/os-release"
+	tr -d - </proc/sys/kernel/random/uuid >"$state/root/etc/machine-id"
+	cp /proc/sys/kernel/random/boot_id "$state/root/proc/sys/kernel/random/"
+	openssl genrsa 2048 2>/dev/null | openssl pkey -pubout -out "$state/key.pem"
+	cat >"$state/drydock.toml" <<-POLICY
+		state = "$state/var"
+		[server]
+		url = "http://127.0.0.1:9/v1/update/"
+		[trust]
+		keys = ["$state/key.pem"]
+		[slots]
+		disk = "$state/disk"
+		booted = "A"
+		boot_directory = "$state/boot"
+	POLICY
+}
+
+start_drydockd() {
+	a_machine
+	"$drydockd" --config "$state/drydock.toml" --root "$state/root" \
+		--bus "unix:path=$state/bus" >"$state/drydockd.log" 2>&1 &
+	drydockd_pid=$!
+	pids+=("$drydockd_pid")
+	await drydockd owned io.drydock.Drydock1
+}
+
+start_rauc() {
+	printf '%s\n' '[system]' compatible=bench bootloader=noop "statusfile=$state/rauc.status" \
+		'[slot.rootfs.0]' device=/dev/null type=raw bootname=A \
+		'[slot.rootfs.1]' device=/dev/zero type=raw bootname=B >"$state/rauc.conf"
+	rauc --conf="$state/rauc.conf" --override-boot-slot=A service >"$state/rauc.log" 2>&1 &
+	rauc_pid=$!
+	pids+=("$rauc_pid")
+	await rauc owned de.pengutronix.rauc
+}
+
+# resident NAME PID prints a row: all that is resident, and how much of it is
+# the process's own, in MiB.
+resident() {
+	awk -v name="$1" '
+		$1 == "VmRSS:" { all = $2 }
+		$1 == "RssAnon:" { own = $2 }
+		END { if (!all) exit 1; printf "| %s | %.1f | %.1f |\n", name, all / 1024, own / 1024 }
+	' "/proc/$2/status" || fail "$1 has ended"
+}
+
+# linked prints whether the etcd client is part of the program.
+linked() {
+	if go version -m "$drydockd" | grep -q 'go.etcd.io/etcd/client/v3'; then
+		echo "etcd client linked"
+	else
+		echo "**etcd client not linked**"
+	fi
+}
+
+main() {
+	parse "$@"
+	programs go openssl sfdisk
+	state=$(mktemp -d)
+	trap finish EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	build
+	private_bus
+	start_drydockd
+	if command -v rauc >/dev/null; then start_rauc; fi
+	sleep "$seconds"
+	echo "| idle for $seconds s | RSS MiB | of it anonymous |"
+	echo "|---|---|---|"
+	resident "drydockd, $(linked), $(stat -c %s "$drydockd" | awk '{ printf "%.1f MB", $1 / 1e6 }')" "$drydockd_pid"
+	if [ -n "${rauc_pid:-}" ]; then resident "$(rauc --version) service" "$rauc_pid"; fi
+}
+
+main "$@"
+exit
