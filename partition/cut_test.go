@@ -128,6 +128,7 @@ var life = []step{
 func TestPowerCutAtEveryOperation(t *testing.T) {
 	for _, r := range rigs {
 		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
 			m := r.fresh(t)
 			for i, s := range life {
 				before := m.Clone()

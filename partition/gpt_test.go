@@ -13,11 +13,16 @@ import (
 
 const mib = 1 << 20
 
-// flatcarImage makes a disk image like Flatcar's and returns its path.
+// flatcarImage makes a disk image like Flatcar's, with slots of 8 MiB, and
+// returns its path.
 func flatcarImage(t *testing.T) string {
 	t.Helper()
+	return imageOf(t, Flatcar(4*mib, 8*mib, 4*mib, 512))
+}
+
+func imageOf(t *testing.T, entries []Entry) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
-	entries := Flatcar(4*mib, 8*mib, 4*mib, 512)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 // TestOnFiles runs the conformance test on an image file and a directory of the
 // real file system, as the demo uses them.
 func TestOnFiles(t *testing.T) {
+	t.Parallel()
 	open := func(t *testing.T) partition.BootDir {
 		dir, err := partition.OpenBootDir(t.TempDir())
 		if err != nil {
@@ -21,6 +22,7 @@ func TestOnFiles(t *testing.T) {
 		return dir
 	}
 	t.Run("gptprio", func(t *testing.T) {
+		t.Parallel()
 		partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
 			entries := partition.Flatcar(mib, mib, mib, 512)
 			path := filepath.Join(t.TempDir(), "disk.raw")
@@ -42,6 +44,7 @@ func TestOnFiles(t *testing.T) {
 		})
 	})
 	t.Run("systemd-boot", func(t *testing.T) {
+		t.Parallel()
 		partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
 			dir := open(t)
 			writeBoot(t, dir, "EFI/Linux/drydock-a.efi", "old kernel")
@@ -50,6 +53,7 @@ func TestOnFiles(t *testing.T) {
 		})
 	})
 	t.Run("grub", func(t *testing.T) {
+		t.Parallel()
 		partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
 			c := partition.GRUB{Dir: writable{open(t)}}
 			if err := c.Init(partition.Table{{Priority: 1, Successful: true}}); err != nil {

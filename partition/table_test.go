@@ -102,12 +102,13 @@ func TestParseSlot(t *testing.T) {
 // hooks call, and compares the disks byte for byte. ChromeOS's own cgpt
 // prioritizes its kernel partitions alone, so the slots have their type here.
 func TestAgainstCgpt(t *testing.T) {
+	t.Parallel()
 	cgpt := real.Program(t, "cgpt")
 	flag := func(f Flags) []string {
 		return []string{fmt.Sprintf("-P%d", f.Priority), fmt.Sprintf("-T%d", f.Tries), fmt.Sprintf("-S%d", btoi(f.Successful))}
 	}
 	const kernel = "fe3a2a5d-4f32-41a7-b725-accc3285a309"
-	path := flatcarImage(t)
+	path := imageOf(t, Flatcar(mib, mib, mib, 512))
 	run(t, cgpt, "add", "-i", "3", "-t", kernel, path)
 	run(t, cgpt, "add", "-i", "4", "-t", kernel, path)
 	layout := Layout{Type: mustGUID(kernel), Labels: [2]string{"USR-A", "USR-B"}}
