@@ -65,24 +65,35 @@ func readFile(dir BootDir, name string) ([]byte, error) {
 // osBootDir is a directory of the running system. It goes through os.Root, so
 // no name or symbolic link leads out of it.
 type osBootDir struct {
-	path string
-	root *os.Root
+	path  string
+	root  *os.Root
+	plain bool // no loader reads it: Sync does not freeze
 }
 
 // OpenBootDir opens a directory as a boot loader's. Changes to it are durable
-// when the call that makes them returns.
-func OpenBootDir(path string) (BootDir, error) {
+// when the call that makes them returns. Sync freezes an ext4 or XFS for a
+// moment, for which it needs to be root.
+func OpenBootDir(path string) (BootDir, error) { return openBootDir(path, false) }
+
+// OpenPlainDir opens a directory that no boot loader reads as if one did: for a
+// demonstration or a test on files. Nothing is frozen.
+func OpenPlainDir(path string) (BootDir, error) { return openBootDir(path, true) }
+
+func openBootDir(path string, plain bool) (BootDir, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open boot directory: %w", err)
 	}
-	return &osBootDir{path: path, root: root}, nil
+	return &osBootDir{path: path, root: root, plain: plain}, nil
 }
 
+// Close implements BootDir.
 func (d *osBootDir) Close() error { return d.root.Close() }
 
+// Path implements BootDir.
 func (d *osBootDir) Path(name string) string { return filepath.Join(d.path, name) }
 
+// ReadDir implements BootDir.
 func (d *osBootDir) ReadDir(name string) ([]string, error) {
 	entries, err := fs.ReadDir(d.root.FS(), name)
 	if err != nil {
@@ -97,6 +108,7 @@ func (d *osBootDir) ReadDir(name string) ([]string, error) {
 	return names, nil
 }
 
+// Open implements BootDir.
 func (d *osBootDir) Open(name string) (File, error) {
 	f, err := d.root.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
@@ -105,6 +117,7 @@ func (d *osBootDir) Open(name string) (File, error) {
 	return &osFile{File: f}, nil
 }
 
+// Create implements BootDir.
 func (d *osBootDir) Create(name string) (File, error) {
 	if err := d.mkdir(filepath.Dir(name)); err != nil {
 		return nil, err
@@ -116,6 +129,7 @@ func (d *osBootDir) Create(name string) (File, error) {
 	return &osFile{File: f, synced: func() error { return d.syncDir(filepath.Dir(name)) }}, nil
 }
 
+// Rename implements BootDir.
 func (d *osBootDir) Rename(from, to string) error {
 	if err := d.mkdir(filepath.Dir(to)); err != nil {
 		return err
@@ -129,6 +143,7 @@ func (d *osBootDir) Rename(from, to string) error {
 	return d.syncDir(filepath.Dir(from))
 }
 
+// Remove implements BootDir.
 func (d *osBootDir) Remove(name string) error {
 	err := d.root.Remove(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -176,6 +191,7 @@ func (d *osBootDir) syncDir(name string) error {
 	return nil
 }
 
+// FileSystem implements BootDir.
 func (d *osBootDir) FileSystem() (string, error) {
 	f, err := d.root.Open(".")
 	if err != nil {
@@ -215,6 +231,7 @@ type osFile struct {
 	synced func() error
 }
 
+// Size implements Device; 0 where the file cannot be asked.
 func (f *osFile) Size() int64 {
 	info, err := f.Stat()
 	if err != nil {
@@ -223,6 +240,7 @@ func (f *osFile) Size() int64 {
 	return info.Size()
 }
 
+// Sync implements Device.
 func (f *osFile) Sync() error {
 	if err := f.File.Sync(); err != nil {
 		return err

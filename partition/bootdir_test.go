@@ -11,7 +11,7 @@ import (
 
 func openBoot(t *testing.T) BootDir {
 	t.Helper()
-	dir, err := OpenBootDir(t.TempDir())
+	dir, err := OpenPlainDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

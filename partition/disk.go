@@ -20,10 +20,10 @@ var ErrInUse = errors.New("partition is in use")
 // A Disk is a block device or an image file with a partition table. It is the
 // Device of the whole disk.
 type Disk struct {
-	*os.File
 	Layout Layout // how its slots are found
 	Sysfs  string // where sysfs is; "" means /sys
 
+	file         *os.File
 	size, sector int64
 	block        bool
 	flag         int
@@ -40,7 +40,7 @@ func openDisk(path string, flag int) (*Disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	d := &Disk{File: f, flag: flag, sector: 512}
+	d := &Disk{file: f, flag: flag, sector: 512}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() && info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) != fs.ModeDevice {
 		err = fmt.Errorf("open disk %s: neither a block device nor a file", path)
@@ -61,6 +61,27 @@ func openDisk(path string, flag int) (*Disk, error) {
 	return d, nil
 }
 
+// Path is what the disk was opened by.
+func (d *Disk) Path() string { return d.file.Name() }
+
+// ReadAt implements io.ReaderAt.
+func (d *Disk) ReadAt(p []byte, off int64) (int, error) { return d.file.ReadAt(p, off) }
+
+// WriteAt implements io.WriterAt. A write that would pass the disk's end writes
+// nothing: an image does not grow.
+func (d *Disk) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || off > d.size || int64(len(p)) > d.size-off {
+		return 0, fmt.Errorf("write %d bytes at %d: disk ends at %d", len(p), off, d.size)
+	}
+	return d.file.WriteAt(p, off)
+}
+
+// Sync implements Device.
+func (d *Disk) Sync() error { return d.file.Sync() }
+
+// Close closes the disk. Sections of it that are no partition nodes end with it.
+func (d *Disk) Close() error { return d.file.Close() }
+
 // Size is the disk's size in bytes.
 func (d *Disk) Size() int64 { return d.size }
 
@@ -75,7 +96,7 @@ func (d *Disk) Slot(s Slot) (*Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	section.path = d.Name()
+	section.path = d.Path()
 	if !d.block {
 		return section, nil
 	}
@@ -110,7 +131,7 @@ func (s *Section) openNode(node string, flag int) (*Section, error) {
 // has none: it did not scan the table.
 func (d *Disk) node(n int) (string, error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(d.Fd()), &st); err != nil {
+	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
 		return "", fmt.Errorf("find partition %d: %w", n, err)
 	}
 	sysfs := d.Sysfs

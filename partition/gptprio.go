@@ -31,6 +31,9 @@ func (c GPTPrio) read() (*GPT, [2]Entry, error) {
 	if err != nil {
 		return nil, slots, err
 	}
+	if slots[A].Number > slots[B].Number {
+		return nil, slots, fmt.Errorf("read flags: slot B is partition %d, before slot A: the loader takes the first of equals", slots[B].Number)
+	}
 	for _, e := range g.Entries {
 		if e.Type == slots[A].Type && e.Number != slots[A].Number && e.Number != slots[B].Number && e.Flags().Bootable() {
 			return nil, slots, fmt.Errorf("read flags: partition %d %q is bootable too and is no slot", e.Number, e.Label)

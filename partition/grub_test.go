@@ -122,7 +122,7 @@ func TestEnvironmentBlockBesideGrubEditenv(t *testing.T) {
 	run(t, editenv, path, "create")
 	run(t, editenv, path, "set", "saved_entry=some \\ thing", "drydock_A_priority=1", "drydock_A_tries=0", "drydock_A_good=1",
 		"drydock_B_priority=0", "drydock_B_tries=0", "drydock_B_good=0")
-	boot, err := OpenBootDir(dir)
+	boot, err := OpenPlainDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ type anyFileSystem struct{ BootDir }
 func (anyFileSystem) FileSystem() (string, error) { return "vfat", nil }
 
 func TestGRUBRefusesFileSystemsThatItCannotWrite(t *testing.T) {
-	boot, err := OpenBootDir(t.TempDir())
+	boot, err := OpenPlainDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

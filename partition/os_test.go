@@ -14,7 +14,7 @@ import (
 func TestOnFiles(t *testing.T) {
 	t.Parallel()
 	open := func(t *testing.T) partition.BootDir {
-		dir, err := partition.OpenBootDir(t.TempDir())
+		dir, err := partition.OpenPlainDir(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

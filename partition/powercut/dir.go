@@ -296,14 +296,17 @@ type file struct {
 // Name is the name that the file was opened by.
 func (f *file) Name() string { return f.name }
 
+// Size implements partition.Device.
 func (f *file) Size() int64 {
 	f.dir.m.mu.Lock()
 	defer f.dir.m.mu.Unlock()
 	return f.size
 }
 
+// Close implements io.Closer.
 func (f *file) Close() error { return nil }
 
+// ReadAt implements io.ReaderAt.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	f.dir.m.mu.Lock()
 	defer f.dir.m.mu.Unlock()
@@ -313,6 +316,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return f.read(p, off)
 }
 
+// WriteAt implements io.WriterAt.
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	f.dir.m.mu.Lock()
 	defer f.dir.m.mu.Unlock()
@@ -330,6 +334,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// Truncate implements partition.File.
 func (f *file) Truncate(size int64) error {
 	f.dir.m.mu.Lock()
 	defer f.dir.m.mu.Unlock()
