@@ -71,8 +71,8 @@ type osBootDir struct {
 }
 
 // OpenBootDir opens a directory as a boot loader's. Changes to it are durable
-// when the call that makes them returns. Sync freezes an ext4 or XFS for a
-// moment, for which it needs to be root.
+// when the call that makes them returns. As root, Sync freezes an ext4 or XFS for
+// a moment.
 func OpenBootDir(path string) (BootDir, error) { return openBootDir(path, false) }
 
 // OpenPlainDir opens a directory that no boot loader reads as if one did: for a

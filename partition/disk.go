@@ -61,8 +61,8 @@ func openDisk(path string, flag int) (*Disk, error) {
 	return d, nil
 }
 
-// Path is what the disk was opened by.
-func (d *Disk) Path() string { return d.file.Name() }
+// Name is the path that the disk was opened by.
+func (d *Disk) Name() string { return d.file.Name() }
 
 // ReadAt implements io.ReaderAt.
 func (d *Disk) ReadAt(p []byte, off int64) (int, error) { return d.file.ReadAt(p, off) }
@@ -96,7 +96,7 @@ func (d *Disk) Slot(s Slot) (*Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	section.path = d.Path()
+	section.path = d.Name()
 	if !d.block {
 		return section, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -26,8 +27,8 @@ func (d *osBootDir) Sync() error {
 		return fmt.Errorf("sync boot file system: %w", err)
 	}
 	kind, err := fileSystem(f)
-	if err != nil || d.plain || kind != "ext4" && kind != "xfs" {
-		return err
+	if err != nil || d.plain || os.Geteuid() != 0 || kind != "ext4" && kind != "xfs" {
+		return err // without root it is no loader's directory, and cannot be frozen
 	}
 	return freezeAndThaw(int(f.Fd()), d.path)
 }

@@ -140,7 +140,7 @@ func TestDamagedCopyIsNoticedAndRepaired(t *testing.T) {
 			if err != nil || g.Primary != nil || g.Backup != nil || len(g.Entries) != 4 {
 				t.Fatalf("after repair: %+v: %v", g, err)
 			}
-			out := run(t, real.Program(t, "sgdisk"), "--verify", disk.Path())
+			out := run(t, real.Program(t, "sgdisk"), "--verify", disk.Name())
 			if !strings.Contains(out, "No problems found") {
 				t.Errorf("sgdisk --verify:\n%s", out)
 			}
