@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +29,7 @@ func (d *osBootDir) Sync() error {
 	if err != nil || d.plain || os.Geteuid() != 0 || kind != "ext4" && kind != "xfs" {
 		return err // without root it is no loader's directory, and cannot be frozen
 	}
-	return freezeAndThaw(int(f.Fd()), d.path)
+	return freezeAndThaw(f, d.path)
 }
 
 // The ioctls of fs/ioctl.c, _IOWR('X', 119, int) and 120.
@@ -39,26 +38,41 @@ const (
 	ioctlThaw   = 0xC0045878
 )
 
-// freezing is held while a file system is frozen: two that freeze the same one
-// would be refused, and the first thaw would let the second go on too early.
-var freezing sync.Mutex
+// maxFreezes bounds how often a file system may be found frozen by another.
+const maxFreezes = 16
 
-func freezeAndThaw(fd int, path string) error {
-	freezing.Lock()
-	defer freezing.Unlock()
+func freezeAndThaw(dir *os.File, path string) error {
 	guard, err := guardFreeze(path)
 	if err != nil {
 		return err
 	}
-	err = unix.IoctlSetInt(fd, ioctlFreeze, 0)
-	if err != nil {
+	if err := freeze(dir); err != nil {
 		return errors.Join(fmt.Errorf("freeze %s: %w", path, err), guard.stop("thawed\n"))
 	}
-	if err := unix.IoctlSetInt(fd, ioctlThaw, 0); err != nil {
+	if err := unix.IoctlSetInt(int(dir.Fd()), ioctlThaw, 0); err != nil {
 		// The guard's try is the last: without its word it thaws.
 		return errors.Join(fmt.Errorf("thaw %s: %w", path, err), guard.stop(""))
 	}
 	return guard.stop("thawed\n")
+}
+
+// freeze waits for another that has frozen the file system: to change the
+// directory, if only to what it is already, blocks until it is thawed.
+func freeze(dir *os.File) error {
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	for range maxFreezes {
+		err = unix.IoctlSetInt(int(dir.Fd()), ioctlFreeze, 0)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if err := dir.Chmod(info.Mode()); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // A freezeGuard is a process that thaws a file system whose freezer dies, is

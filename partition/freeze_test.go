@@ -3,6 +3,7 @@ package partition
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/drydock-os/drydock/testdata/real"
@@ -104,4 +105,26 @@ func TestFreezeGuardThaws(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "x"), []byte("thawed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestFreezesAtOnce freezes the same file system from several sides.
+func TestFreezesAtOnce(t *testing.T) {
+	dir, _ := mounted(t, "ext4")
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			boot, err := OpenBootDir(dir)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for range 3 {
+				if err := boot.Sync(); err != nil {
+					t.Error(err)
+				}
+			}
+			boot.Close()
+		})
+	}
+	all.Wait()
 }
