@@ -82,7 +82,7 @@ func (r *run) aim(targets map[string]Target, skip []string) error {
 			scratch = max(scratch, im.sourceSize)
 		}
 		var err error
-		if im.sink, err = newSink(t.Device, im.size, r.plan.blocks(scratch)*r.plan.blockSize); err != nil {
+		if im.sink, err = newSink(t.Device, im.size, scratch, r.plan.blockSize); err != nil {
 			return fmt.Errorf("partition %s: %w", im.name, err)
 		}
 		if im.sourceHash != nil && t.Source != nil && t.SourceSize < im.sourceSize {
@@ -134,11 +134,14 @@ func (p *Payload) resume(r *run, o Options) (from int, err error) {
 // prepare puts the old image to where a delta of major 1 changes it in place.
 // Nothing is written before all old images were seen to be the right ones.
 func (r *run) prepare(ctx context.Context, targets map[string]Target) error {
-	buf := newBuffer(chunk)
+	var buf []byte
 	var copies []*image
 	for _, im := range r.images {
 		if im.sink == nil || !im.inPlace {
 			continue
+		}
+		if buf == nil {
+			buf = newBuffer(chunk)
 		}
 		var old io.ReaderAt = im.source
 		if old == nil {

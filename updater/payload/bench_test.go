@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -153,12 +154,13 @@ func BenchmarkApply(b *testing.B) {
 	dev := loop(b, info.Size())
 	b.SetBytes(info.Size())
 	var used float64
+	workers, _ := strconv.Atoi(os.Getenv("PAYLOAD_BENCH_WORKERS"))
 	for b.Loop() {
 		b.StopTimer()
 		zero(b, dev)
 		before := cpu()
 		b.StartTimer()
-		if _, err := apply(b.Context(), httpSource(server.URL+"/"+filepath.Base(path)), Keys{key.Public()}, map[string]Target{Root: {Device: dev}}, Options{}); err != nil {
+		if _, err := apply(b.Context(), httpSource(server.URL+"/"+filepath.Base(path)), Keys{key.Public()}, map[string]Target{Root: {Device: dev}}, Options{Workers: workers}); err != nil {
 			b.Fatal(err)
 		}
 		used += cpu() - before

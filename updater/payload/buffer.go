@@ -33,24 +33,27 @@ func isZero(p []byte) bool {
 	return bytes.Equal(p, zeros[:len(p)])
 }
 
-// A pool lends a fixed number of buffers of chunk bytes and makes them as
-// they are first needed.
-type pool chan []byte
+// A pool lends a fixed number of buffers of one size and makes them as they
+// are first needed.
+type pool struct {
+	size int
+	free chan []byte
+}
 
-func newPool(n int) pool {
-	p := make(pool, n)
+func newPool(n, size int) pool {
+	p := pool{size: size, free: make(chan []byte, n)}
 	for range n {
-		p <- nil
+		p.free <- nil
 	}
 	return p
 }
 
 func (p pool) get() []byte {
-	b := <-p
+	b := <-p.free
 	if b == nil {
-		b = newBuffer(chunk)
+		b = newBuffer(p.size)
 	}
 	return b
 }
 
-func (p pool) put(b []byte) { p <- b[:chunk] }
+func (p pool) put(b []byte) { p.free <- b[:p.size] }

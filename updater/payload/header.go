@@ -1,6 +1,7 @@
 package payload
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -70,11 +71,12 @@ func readMetadata(r io.Reader) (metadata, error) {
 	if m.signatureSize > maxSignatures {
 		return metadata{}, fmt.Errorf("%w: metadata signature of %d bytes, at most %d", ErrTooLarge, m.signatureSize, maxSignatures)
 	}
-	m.raw = make([]byte, m.size()+m.manifestSize+m.signatureSize)
-	copy(m.raw, raw)
-	if err := readFull(r, m.raw[len(raw):]); err != nil {
-		return metadata{}, fmt.Errorf("read payload manifest: %w", err)
+	// It grows with what comes, not with what the header claims.
+	body := bytes.NewBuffer(raw)
+	if n, err := io.CopyN(body, r, m.manifestSize+m.signatureSize); err != nil {
+		return metadata{}, fmt.Errorf("read payload manifest: %w: after %d of %d bytes: %w", ErrDownload, n, m.manifestSize+m.signatureSize, noEOF(err))
 	}
+	m.raw = body.Bytes()
 	return m, nil
 }
 

@@ -89,7 +89,7 @@ func TestExtentsBeyond4GiB(t *testing.T) {
 		t.Fatal(err)
 	}
 	dev := &far{}
-	s, err := newSink(dev, blocks*BlockSize, blocks*BlockSize)
+	s, err := newSink(dev, blocks*BlockSize, blocks*BlockSize, BlockSize)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -183,7 +183,7 @@ func patchLengths(op *operation, w *wire.Operation) error {
 // list checks extents against an image of limit blocks and adds them up. With
 // over, the last may run past the image's end and is cut there.
 func (f *frame) list(wires []*wire.Extent, limit int64, over bool) ([]Extent, int64, error) {
-	var total int64
+	var total, holes int64
 	extents := make([]Extent, 0, len(wires))
 	for i, w := range wires {
 		start, blocks := w.GetStartBlock(), w.GetNumBlocks()
@@ -207,8 +207,12 @@ func (f *frame) list(wires []*wire.Extent, limit int64, over bool) ([]Extent, in
 				e.Blocks -= past
 			}
 		}
-		if total += e.Blocks; total > maxImage/f.blockSize {
-			return nil, 0, fmt.Errorf("%w: extents of more than %d bytes", ErrTooLarge, int64(maxImage))
+		if total += e.Blocks; hole {
+			holes += e.Blocks
+		}
+		// However well a blob is compressed, it makes no more than an image.
+		if total-holes > limit || holes > maxBlob/f.blockSize {
+			return nil, 0, fmt.Errorf("%w: extents of %d blocks for an image of %d", ErrOperation, total, limit)
 		}
 		extents = append(extents, e)
 	}

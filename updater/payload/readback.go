@@ -7,6 +7,9 @@ import (
 	"sync"
 )
 
+// readSize is how much is read back at a time.
+const readSize = 512 << 10
+
 // settle computes, for every operation of an image, below which byte none of
 // it and of those after it writes.
 func settle(im *image, blockSize int64) {
@@ -36,7 +39,7 @@ func (im *image) readable(next int, synced bool) int64 {
 // behind the writing.
 func (r *run) readBack(ctx context.Context) (map[string][]byte, error) {
 	sums := map[string][]byte{}
-	buffers := newPool(3) // one read, one hashed, one between
+	buffers := newPool(3, readSize) // one read, one hashed, one between
 	for _, im := range r.images {
 		if im.sink == nil {
 			continue
@@ -68,13 +71,13 @@ func (r *run) readImage(ctx context.Context, im *image, buffers pool) (sum []byt
 		var ready int64
 		whole = r.frontier.wait(func(next int, synced bool) bool {
 			ready = im.readable(next, synced)
-			return ready-pos >= chunk || ready == im.size || pos < ready && ready == im.sink.overlapped()
+			return ready-pos >= readSize || ready == im.size || pos < ready && ready == im.sink.overlapped()
 		})
 		if !whole {
 			break
 		}
 		b := buffers.get()
-		b = b[:min(chunk, ready-pos)]
+		b = b[:min(readSize, ready-pos)]
 		if pos < im.sink.overlapped() { // the tail goes another way
 			b = b[:min(int64(len(b)), im.sink.overlapped()-pos)]
 		}

@@ -173,7 +173,7 @@ func TestApplyToLoopDevice(t *testing.T) {
 	if _, err := dev.WriteAt(bytes.Repeat([]byte{0xaa}, 24<<20), 0); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := newSink(dev, 1<<20, 1<<20); err != nil {
+	if s, err := newSink(dev, 1<<20, 1<<20, BlockSize); err != nil {
 		t.Fatal(err)
 	} else if s.openDirect(BlockSize); s.direct == nil {
 		t.Error("the loop device cannot be opened with O_DIRECT")

@@ -63,7 +63,7 @@ func newRun(p *plan, s *stream, workers int) *run {
 			r.workers = 1 // their order matters
 		}
 	}
-	r.blobs = newPool(r.workers + 2)
+	r.blobs = newPool(r.workers+1, chunk) // one more is being read
 	return r
 }
 

@@ -43,14 +43,15 @@ type discarder interface {
 }
 
 // newSink prepares dev for an image of size bytes, which while it is written
-// takes up to scratch bytes, whole blocks.
-func newSink(dev Device, size, scratch int64) (*sink, error) {
-	s := &sink{dev: dev, size: size, room: scratch}
+// takes up scratch bytes (no less), rounded up to blocks if there is room.
+func newSink(dev Device, size, scratch, blockSize int64) (*sink, error) {
+	blocks := (scratch + blockSize - 1) / blockSize * blockSize
+	s := &sink{dev: dev, size: size, room: blocks}
 	if _, file := dev.(truncater); !file {
-		if dev.Size() < size {
-			return nil, fmt.Errorf("%w: %d bytes for an image of %d", ErrTargetTooSmall, dev.Size(), size)
+		if dev.Size() < scratch {
+			return nil, fmt.Errorf("%w: %d bytes for an image of %d", ErrTargetTooSmall, dev.Size(), scratch)
 		}
-		s.room = min(dev.Size(), scratch)
+		s.room = min(dev.Size(), blocks)
 	}
 	return s, nil
 }

@@ -84,12 +84,20 @@ func readFile(t testing.TB, elem ...string) []byte {
 	return b
 }
 
-// vector returns the path of one of the upstream tools' payloads.
-func vector(t testing.TB, name string) string { return real.Shared(t, "vectors", "crau", name) }
+// vector returns the path of one of the upstream tools' payloads, images or
+// keys: the project has copies of some.
+func vector(t testing.TB, dir, name string) string {
+	t.Helper()
+	path := filepath.Join(real.Module(t), "testdata", "payload", "upstream", name)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	return real.Shared(t, "vectors", dir, name)
+}
 
 func vectorImage(t testing.TB, name string) []byte {
 	t.Helper()
-	r, err := xz.NewReader(bytes.NewReader(readFile(t, vector(t, name))))
+	r, err := xz.NewReader(bytes.NewReader(readFile(t, vector(t, "crau", name))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +110,7 @@ func vectorImage(t testing.TB, name string) []byte {
 
 func vectorKey(t testing.TB, name string) Keys {
 	t.Helper()
-	keys, err := ParseKeys(readFile(t, real.Shared(t, "vectors", "keys", name+".pub.pem")))
+	keys, err := ParseKeys(readFile(t, vector(t, "keys", name+".pub.pem")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +154,7 @@ func TestUpstreamFullPayloads(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.file+" "+test.key, func(t *testing.T) {
 			root, kernel := &memory{b: bytes.Repeat([]byte{0xaa}, 5<<20)}, newFile(t)
-			_, err := apply(t.Context(), FileSource(vector(t, test.file)), vectorKey(t, test.key),
+			_, err := apply(t.Context(), FileSource(vector(t, "crau", test.file)), vectorKey(t, test.key),
 				map[string]Target{Root: {Device: root}, Kernel: {Device: kernel}}, Options{})
 			if !errors.Is(err, test.want) {
 				t.Fatalf("Apply: %v, want %v", err, test.want)
@@ -161,15 +169,29 @@ func TestUpstreamFullPayloads(t *testing.T) {
 			if rest := root.b[4<<20:]; !bytes.Equal(rest, bytes.Repeat([]byte{0xaa}, len(rest))) {
 				t.Error("the device was written to past the image")
 			}
-			if want := readFile(t, vector(t, "new.vmlinuz")); test.kernel && !bytes.Equal(readFile(t, kernel.Name()), want) {
+			if want := readFile(t, vector(t, "crau", "new.vmlinuz")); test.kernel && !bytes.Equal(readFile(t, kernel.Name()), want) {
 				t.Error("kernel differs")
 			}
 		})
 	}
 }
 
+// What the traces served besides: post-install hooks and a PCR policy.
+func TestUpstreamPCRPolicy(t *testing.T) {
+	path := real.Shared(t, "vectors", "traces", "payloads", "pcr.crau")
+	root, kernel, policy := &memory{b: make([]byte, 4<<20)}, newFile(t), newFile(t)
+	result, err := apply(t.Context(), FileSource(path), vectorKey(t, "signer-a"),
+		map[string]Target{Root: {Device: root}, Kernel: {Device: kernel}, PCRPolicy: {Device: policy}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(result.Partitions) != 3 || kernel.Size() == 0 || policy.Size() == 0 {
+		t.Errorf("kernel of %d, policy of %d bytes: %v", kernel.Size(), policy.Size(), result)
+	}
+}
+
 func TestUpstreamDelta(t *testing.T) {
-	src, keys := FileSource(vector(t, "delta_signed.crau")), vectorKey(t, "signer-a")
+	src, keys := FileSource(vector(t, "crau", "delta_signed.crau")), vectorKey(t, "signer-a")
 	old := vectorImage(t, "old.ext2.img.xz")
 	wrong := bytes.Clone(old)
 	wrong[3<<20]++
