@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -130,6 +131,9 @@ func (s *session) carryOut(ctx context.Context, client *bus.Client, r updater.Re
 // the wait cancels the request.
 func (s *session) request(ctx context.Context, client *bus.Client, r updater.Request) (answer, error) {
 	j, err := client.Start(ctx, r)
+	if err != nil && ctx.Err() != nil {
+		return answer{}, advised{errors.New("interrupted before the daemon has answered"), "it may have begun: see drydock status"}
+	}
 	if err != nil {
 		return answer{}, err
 	}
@@ -156,7 +160,7 @@ func stop(ctx context.Context, j *bus.Job) error {
 	if err := j.Cancel(ctx); err != nil {
 		return fmt.Errorf("interrupted, but the daemon goes on: cancel: %w", err)
 	}
-	return fmt.Errorf("interrupted and cancelled")
+	return errors.New("interrupted and cancelled")
 }
 
 func (s *session) explain() *cobra.Command {

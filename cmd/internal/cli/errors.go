@@ -17,6 +17,7 @@ import (
 // usageError is a command line that could be parsed and makes no sense.
 type usageError struct{ text string }
 
+// Error implements error.
 func (e usageError) Error() string { return e.text }
 
 func usage(format string, args ...any) error { return usageError{fmt.Sprintf(format, args...)} }
@@ -32,7 +33,10 @@ type advised struct {
 	text string
 }
 
+// Error is the error's own text; the advice is for who prints it.
 func (a advised) Error() string { return a.err.Error() }
+
+// Unwrap returns the error.
 func (a advised) Unwrap() error { return a.err }
 
 // advice says what to do about errors that an operator meets. The first that

@@ -87,7 +87,8 @@ func (s *session) source(name string) payload.Source {
 		return payload.FileSource(name)
 	}
 	return &fetch.Source{
-		URLs: []string{name},
+		URLs:  []string{name},
+		Pause: 2 * time.Second, // a person waits
 		OnRetry: func(err error) {
 			fmt.Fprintf(s.Err, "drydock %s: trying again: %s\n", s.name, oneLine(err.Error()))
 		},

@@ -43,13 +43,22 @@ type section struct {
 	size int64
 }
 
-func (s *section) ReadAt(p []byte, off int64) (int, error)  { return s.file.ReadAt(p, off) }
+// ReadAt implements payload.Device.
+func (s *section) ReadAt(p []byte, off int64) (int, error) { return s.file.ReadAt(p, off) }
+
+// WriteAt implements payload.Device.
 func (s *section) WriteAt(p []byte, off int64) (int, error) { return s.file.WriteAt(p, off) }
-func (s *section) Sync() error                              { return s.file.Sync() }
-func (s *section) Size() int64                              { return s.size }
+
+// Sync implements payload.Device.
+func (s *section) Sync() error { return s.file.Sync() }
+
+// Size is in bytes; what it was when a file was opened.
+func (s *section) Size() int64 { return s.size }
 
 // Path and Offset let the payload's writer open it again past the page cache.
-func (s *section) Path() string  { return s.file.Name() }
+func (s *section) Path() string { return s.file.Name() }
+
+// Offset is 0: see Path.
 func (s *section) Offset() int64 { return 0 }
 
 // openOutput opens path for an image. In place, it must be there.

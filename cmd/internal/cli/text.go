@@ -37,7 +37,7 @@ func span(d time.Duration) string {
 		return "less than a minute"
 	case d < time.Hour:
 		return fmt.Sprintf("%d min", d/time.Minute)
-	case d < 24*time.Hour:
+	case d < 48*time.Hour:
 		return fmt.Sprintf("%d h %02d min", d/time.Hour, d%time.Hour/time.Minute)
 	}
 	return fmt.Sprintf("%d days %d h", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
