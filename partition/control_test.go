@@ -1,8 +1,11 @@
 package partition_test
 
 import (
+	"encoding/binary"
+	"fmt"
 	"testing"
 	"testing/fstest"
+	"unicode/utf16"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/partition/partitiontest"
@@ -14,10 +17,14 @@ const mib = 1 << 20
 // emptyVariables is a firmware without variables.
 var emptyVariables = fstest.MapFS{}
 
-// loader257 is a firmware that started systemd-boot 257.
-var loader257 = fstest.MapFS{"LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f": {
-	Data: []byte("\x06\x00\x00\x00s\x00y\x00s\x00t\x00e\x00m\x00d\x00-\x00b\x00o\x00o\x00t\x00 \x002\x005\x007\x00\x00\x00"),
-}}
+// loader is a firmware that started a version of systemd-boot.
+func loader(version int) fstest.MapFS {
+	data := []byte{6, 0, 0, 0}
+	for _, u := range utf16.Encode([]rune(fmt.Sprintf("systemd-boot %d", version))) {
+		data = binary.LittleEndian.AppendUint16(data, u)
+	}
+	return fstest.MapFS{"LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f": {Data: data}}
+}
 
 // gptprio makes a machine as Flatcar's factory leaves it.
 func gptprio(t testing.TB) (*powercut.Machine, partition.GPTPrio) {
@@ -73,7 +80,7 @@ func systemdBoot(t testing.TB) (*powercut.Machine, partition.SystemdBoot) {
 }
 
 func TestSystemdBoot(t *testing.T) {
-	for name, variables := range map[string]fstest.MapFS{"newest": emptyVariables, "257": loader257} {
+	for name, variables := range map[string]fstest.MapFS{"newest": emptyVariables, "257": loader(257)} {
 		t.Run(name, func(t *testing.T) {
 			partitiontest.Test(t, func(t *testing.T) (partition.Control, partition.Firmware) {
 				_, c := systemdBoot(t)

@@ -45,7 +45,12 @@ var rigs = []rig{
 	{
 		"systemd-boot 257",
 		func(t testing.TB) *powercut.Machine { m, _ := systemdBoot(t); return m },
-		func(m *powercut.Machine) control { return partition.SystemdBoot{Dir: m.Boot, Variables: loader257} },
+		func(m *powercut.Machine) control { return partition.SystemdBoot{Dir: m.Boot, Variables: loader(257)} },
+	},
+	{
+		"systemd-boot 259",
+		func(t testing.TB) *powercut.Machine { m, _ := systemdBoot(t); return m },
+		func(m *powercut.Machine) control { return partition.SystemdBoot{Dir: m.Boot, Variables: loader(259)} },
 	},
 	{
 		"grub",
@@ -112,6 +117,12 @@ var life = []step{
 	}, []partition.Slot{a, b}},
 	{"boot", func(c control) error { _, err := c.Boot(); return err }, []partition.Slot{a, b}},
 	{"good B", func(c control) error {
+		return set(c, func(t partition.Table) partition.Table { return t.Good(b) })
+	}, []partition.Slot{a, b}},
+	{"stage B that is good", func(c control) error {
+		return set(c, func(t partition.Table) partition.Table { return t.Stage(b, 2) })
+	}, []partition.Slot{a, b}},
+	{"good B again", func(c control) error {
 		return set(c, func(t partition.Table) partition.Table { return t.Good(b) })
 	}, []partition.Slot{a, b}},
 	{"select A", func(c control) error {
@@ -183,6 +194,9 @@ func cutStep(t *testing.T, r rig, before *powercut.Machine, rest []step) {
 			t.Fatalf("%s, cut after %d: %v", rest[0].name, n, err)
 		}
 		for _, how := range powercut.Survivals(24) {
+			if err := trialEnds(r.on(m.Restart(how))); err != nil {
+				t.Errorf("%s, power cut after %d operations, survival %d: %v", rest[0].name, n, how, err)
+			}
 			for _, again := range []bool{true, false} {
 				if err := comeBack(r, m.Restart(how), rest[0].allowed, again); err != nil {
 					t.Errorf("%s, power cut after %d operations, survival %d, write again %v: %v", rest[0].name, n, how, again, err)
@@ -236,6 +250,25 @@ func kernelIs(c partition.Control, s partition.Slot, want string) (bool, error) 
 	}
 	got, err := io.ReadAll(io.NewSectionReader(f, 0, f.Size()))
 	return string(got) == want, errors.Join(err, f.Close())
+}
+
+// trialEnds boots a machine whose system never comes up: with no try left a good
+// slot must be booted.
+func trialEnds(c control) error {
+	was, err := c.Table()
+	if err != nil {
+		return err
+	}
+	booted := a
+	for range max(was[a].Tries, was[b].Tries) + 2 {
+		if booted, err = c.Boot(); err != nil {
+			return err
+		}
+	}
+	if now, err := c.Table(); err != nil || !now[booted].Successful {
+		return fmt.Errorf("slot %v is booted for ever: %w; flags were %+v, are %+v", booted, err, was, now)
+	}
+	return nil
 }
 
 func boots(c control, want partition.Slot) error {
