@@ -35,6 +35,7 @@ import (
 // trial: there the newest release is tried and nothing else, and SetTable refuses
 // what would not be booted. So a rollback or a downgrade is as safe as an update.
 // The lines are changed in place, in one sector: no power cut leaves half of it.
+// systemd-boot measures loader.conf into PCR 5: do not seal secrets to it.
 //
 // The name of a UKI cannot be changed in place, and FAT has no journal. A power
 // cut inside a rename leaves the old name, the new one, both or none. The order
@@ -46,7 +47,8 @@ import (
 // Flags that names cannot tell: priorities are 2 and 1, or 1 for a slot alone,
 // and a good slot has no tries.
 type SystemdBoot struct {
-	Dir BootDir // the EFI system partition, or XBOOTLDR
+	// Dir is the EFI system partition: loader.conf is read from nowhere else.
+	Dir BootDir
 	// Variables are the firmware's variables; nil: /sys/firmware/efi/efivars.
 	Variables fs.FS
 }
