@@ -22,6 +22,10 @@ func spare() {
 	debug.SetMemoryLimit(24 << 20)
 }
 
+// workers apply a payload at once: more decompress faster than most disks take
+// it, and each needs 3 MiB.
+const workers = 4
+
 // application is what payload apply was told.
 type application struct {
 	keys, targets, sources []string
@@ -70,7 +74,7 @@ func (s *session) apply(ctx context.Context, name string, a application) error {
 		return advised{err, "nothing was written"}
 	}
 	bar := s.bar("applying")
-	result, err := p.Apply(ctx, j.targets, payload.Options{Now: s.Now(), Progress: bar.show})
+	result, err := p.Apply(ctx, j.targets, payload.Options{Now: s.Now(), Progress: bar.show, Workers: workers})
 	bar.end()
 	if err != nil {
 		return advised{fmt.Errorf("%s: %w", name, err), j.meaning(err)}

@@ -136,8 +136,8 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 </busconfig>
 `
 
-// start starts bus and service, and returns once the service answers.
-func (s *standIn) start(dir string, deny bool) (address string, stop func(), err error) {
+// broker starts a dbus-daemon and returns the address on which it listens.
+func broker(dir string) (address string, stop func(), err error) {
 	program, err := exec.LookPath("dbus-daemon")
 	if err != nil {
 		return "", nil, err
@@ -146,38 +146,62 @@ func (s *standIn) start(dir string, deny bool) (address string, stop func(), err
 	if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, socket), 0o600); err != nil {
 		return "", nil, err
 	}
-	broker := exec.Command(program, "--config-file="+config, "--nofork", "--nopidfile", "--print-address")
-	out, err := broker.StdoutPipe()
+	cmd := exec.Command(program, "--config-file="+config, "--nofork", "--nopidfile", "--print-address")
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return "", nil, err
 	}
-	if err := broker.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		return "", nil, err
+	}
+	stop = func() {
+		cmd.Process.Kill()
+		cmd.Wait()
 	}
 	line, err := bufio.NewReader(out).ReadString('\n') // it listens now
 	if err != nil {
-		broker.Process.Kill()
+		stop()
 		return "", nil, fmt.Errorf("start dbus-daemon: %w", err)
 	}
-	address = strings.TrimSpace(line)
+	return strings.TrimSpace(line), stop, nil
+}
+
+// startBus starts a dbus-daemon for a test.
+func startBus(t *testing.T) (address string) {
+	t.Helper()
+	real.Program(t, "dbus-daemon")
+	address, stop, err := broker(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return address
+}
+
+// start starts bus and service, and returns once the service answers.
+func (s *standIn) start(dir string, deny bool) (address string, stop func(), err error) {
+	address, stopBus, err := broker(dir)
+	if err != nil {
+		return "", nil, err
+	}
 	s.server = &bus.Server{Address: address, Controller: s, Authorize: func(context.Context, bus.Caller, string) error {
 		if deny {
 			return errors.New("this test lets nobody do anything")
 		}
 		return nil
 	}}
-	if s.status, err = decodeStatus(s.Now); err != nil {
-		return "", nil, err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
-	group.Go(func() { s.server.Run(ctx) })
 	stop = func() {
 		cancel()
 		group.Wait()
-		broker.Process.Kill()
-		broker.Wait()
+		stopBus()
 	}
+	if s.status, err = decodeStatus(s.Now); err != nil {
+		stop()
+		return "", nil, err
+	}
+	group.Go(func() { s.server.Run(ctx) })
 	if err := answers(address); err != nil {
 		stop()
 		return "", nil, err

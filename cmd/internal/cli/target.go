@@ -28,13 +28,13 @@ type blocks struct {
 	*section
 }
 
-// image is a file, which ends where its image ends.
-type image struct {
+// imageFile is a file, which ends where its image ends.
+type imageFile struct {
 	*section
 }
 
 // Truncate cuts the file.
-func (i image) Truncate(size int64) error { return i.file.Truncate(size) }
+func (i imageFile) Truncate(size int64) error { return i.file.Truncate(size) }
 
 // section is what files and devices have in common. It is not the file itself,
 // which could always be truncated.
@@ -80,7 +80,7 @@ func openOutput(path string, inPlace bool) (*output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open target: %w", err)
 	}
-	return &output{device: image{&section{f, info.Size()}}, file: f}, nil
+	return &output{device: imageFile{&section{f, info.Size()}}, file: f}, nil
 }
 
 // newFile makes a file beside path, or beside what path is a link to.
@@ -92,7 +92,7 @@ func newFile(path string, mode fs.FileMode) (*output, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create target: %w", err)
 	}
-	o := &output{device: image{&section{f, 0}}, file: f, final: path}
+	o := &output{device: imageFile{&section{f, 0}}, file: f, final: path}
 	if err := f.Chmod(mode); err != nil {
 		o.close()
 		return nil, fmt.Errorf("create target: %w", err)
