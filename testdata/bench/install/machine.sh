@@ -23,7 +23,7 @@ versions() {
 	local method
 	for method in $methods; do
 		case $method in
-		drydock) echo "drydock $(git -C "$module" rev-parse --short HEAD 2>/dev/null || echo unversioned), $(go version | cut -d' ' -f3)" ;;
+		drydock) echo "drydock $revision with $(go version "$drydock" | sed 's/.*: //')" ;;
 		dd) installed coreutils ;;
 		curl) echo "$(installed curl) and $(installed zstd)" ;;
 		*) installed "$method" ;;

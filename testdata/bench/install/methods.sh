@@ -90,11 +90,14 @@ run_dd() {
 
 # curl: what a shell script would do. Nothing is verified.
 
-make_curl() {
+make_curl() { compressed; }
+
+# compressed makes the image in zstd, for curl and SWUpdate.
+compressed() {
 	programs zstd
 	stale "$work/made/v2.zst" "$(image_of 1)" || return 0
 	note "making v2.zst"
-	nice zstd -q -f -12 --long=27 -T0 "$(image_of 1)" -o "$work/made/v2.zst"
+	nice zstd -q -f -12 -T0 "$(image_of 1)" -o "$work/made/v2.zst"
 }
 
 run_curl() {
@@ -160,38 +163,33 @@ after_rauc() {
 # as it is read.
 
 make_swupdate() {
-	programs swupdate cpio zstd
-	local tree=$work/made/swupdate sum
-	stale "$tree/v2.img.zst" "$(image_of 1)" || return 0
-	note "making v2.img.zst"
-	mkdir -p "$tree"
-	nice zstd -q -f -12 -T0 "$(image_of 1)" -o "$tree/v2.img.zst"
+	programs swupdate cpio
+	compressed
 }
 
 # before_swupdate packs the archive for this slot: its description, which is
 # signed, names the device.
 before_swupdate() {
-	local tree=$work/made/swupdate
-	cat >"$tree/sw-description" <<-DESCRIPTION
+	local parts="sw-description sw-description.sig v2.zst"
+	cd "$work/made"
+	cat >sw-description <<-DESCRIPTION
 		software = {
 			version = "2";
 			hardware-compatibility = [ "1" ];
 			images: ( {
-				filename = "v2.img.zst";
+				filename = "v2.zst";
 				type = "raw";
 				device = "$slot";
 				compressed = "zstd";
 				installed-directly = true;
-				sha256 = "$(sha256sum "$tree/v2.img.zst" | cut -d' ' -f1)";
+				sha256 = "$(sha256sum v2.zst | cut -d' ' -f1)";
 			} );
 		}
 	DESCRIPTION
-	(
-		cd "$tree"
-		openssl cms -sign -in sw-description -out sw-description.sig -signer "$cert" -inkey "$key" \
-			-outform DER -nosmimecap -binary
-		printf '%s\n' sw-description sw-description.sig v2.img.zst | cpio --quiet -o -H crc >"$work/made/v2.swu"
-	)
+	openssl cms -sign -in sw-description -out sw-description.sig -signer "$cert" -inkey "$key" \
+		-outform DER -nosmimecap -binary
+	tr ' ' '\n' <<<"$parts" | cpio --quiet -o -H crc >v2.swu
+	cd "$OLDPWD"
 }
 
 run_swupdate() {

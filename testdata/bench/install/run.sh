@@ -118,11 +118,14 @@ room() {
 }
 
 # build makes the program to measure, as a release would: no debug information.
+# It leaves in $revision what was built.
 build() {
-	[ -z "$drydock" ] || return 0
-	[ -d "$module/cmd/drydock" ] ||
-		fail "there is no cmd/drydock in $module; leave drydock out with --methods, or name a program with --drydock"
+	if [ -n "$drydock" ]; then
+		revision="of $(sha256sum <"$drydock" | cut -c1-12)"
+		return
+	fi
 	drydock=$state/drydock
+	revision=$(git -C "$module" describe --always --dirty 2>/dev/null || echo "without a revision")
 	(cd "$module" && nice go build -trimpath -buildvcs=false -ldflags='-s -w' -o "$drydock" ./cmd/drydock)
 }
 
