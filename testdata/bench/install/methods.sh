@@ -70,7 +70,8 @@ drydock_payload() {
 	if stale "$payload" "$image" || [ "$(cat "$payload.by" 2>/dev/null)" != "$by" ]; then
 		note "making $payload"
 		rm -f "$payload.by"
-		nice "$drydock" payload create --key "$key" --version 2.0.0 --image "$image" --out "$payload.part"
+		nice "$drydock" payload create --key "$key" --version 2.0.0 --image "$image" \
+			--out "$payload.part" >"$state/drydock-create.log"
 		mv "$payload.part" "$payload"
 		echo "$by" >"$payload.by"
 	fi

@@ -73,6 +73,7 @@ function print_memory(    k, key, part, m) {
 		printf "| %.2f | %.2f |\n", median(wall, key), median(cpu, key) * 1e9 / bytes / part[2]
 		if (!smallest || m < smallest) smallest = m
 		if (m > largest) largest = m
+		lengths++
 	}
 	if (smallest) print ""
 }
@@ -96,5 +97,5 @@ function print_aims(    key, most, slow) {
 	aim("CPU-s a GB", median(cpu, key) * 1e9 / bytes, 3)
 	most = median(peak, key)
 	aim("peak RSS, MiB", largest > most ? largest : most, 32)
-	aim("peak RSS, largest to smallest over the image's sizes", smallest ? largest / smallest : 0, 1.1)
+	aim("peak RSS, largest to smallest over the image's sizes", lengths > 1 ? largest / smallest : 0, 1.1)
 }
