@@ -62,12 +62,22 @@ func (u *Updater) why() string {
 
 func (u *Updater) drain(ctx context.Context) error {
 	p := u.Policy()
-	ctx, cancel := context.WithTimeout(ctx, p.Drain.Timeout)
+	bounded, cancel := context.WithTimeout(ctx, p.Drain.Timeout)
 	defer cancel()
-	if err := u.Scheduler.Drain(ctx); err != nil {
-		return fmt.Errorf("drain: %w", err)
+	err := u.Scheduler.Drain(bounded)
+	late := ctx.Err() == nil && bounded.Err() != nil
+	switch {
+	case err == nil:
+		return nil
+	case late && p.Drain.OnTimeout == policy.Wait:
+		u.event(EventWaiting, "", nil, "the drain is overdue after %s and goes on: %v", p.Drain.Timeout, err)
+		return nil // not drained yet: the next look drains on
+	case late && p.Drain.OnTimeout == policy.Force:
+		u.event(EventOperator, "", nil, "the drain did not finish within %s; the policy says to reboot with what still runs: %v", p.Drain.Timeout, err)
+		u.run.forced = true
+		return nil
 	}
-	return nil
+	return fmt.Errorf("drain: %w", err)
 }
 
 func (u *Updater) release(ctx context.Context) error {
@@ -122,6 +132,7 @@ func (u *Updater) stage(ctx context.Context, o Observed) error {
 	u.event(EventStaged, m.Written.Version, nil, "slot %s with %s is next to boot, on trial", passive, m.Written.Version)
 	if external {
 		u.report(ctx, omaha.EventUpdateComplete, omaha.ResultSuccess, omaha.CodeOK, false)
+		u.settleUpdate(nil)
 	}
 	return nil
 }

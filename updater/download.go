@@ -108,7 +108,7 @@ func (w *writing) chosen(pkg omaha.Package) bool {
 	if pkg.Required {
 		return true
 	}
-	for _, pattern := range []string{"*"} {
+	for _, pattern := range w.p.Update.Packages {
 		if ok, _ := path.Match(pattern, pkg.Name); ok {
 			return true
 		}

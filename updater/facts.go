@@ -77,7 +77,10 @@ func (v *view) goal(o Observed, m Memory, p policy.Policy) Goal {
 			v.because("rollback", time.Time{}, "a rollback was asked for, but slot %s holds no release that was ever good", o.Booted.Other())
 			return NoGoal
 		}
-		return w.Goal
+		if w.Goal == OldRelease || m.usable(o, p) != nil {
+			return w.Goal
+		}
+		return NewRelease // a reboot that was asked for takes what waits for one
 	}
 	if m.usable(o, p) != nil {
 		return NoGoal
@@ -165,7 +168,7 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 		return
 	}
 	before := len(v.Reasons)
-	if p.Reboot.Strategy == policy.Off && f.Goal == NewRelease {
+	if p.Reboot.Strategy == policy.Off && m.Wish == nil {
 		v.because("strategy", time.Time{}, "release %s is written; strategy off leaves the reboot to an operator", m.Written.Version)
 	}
 	v.paused(m)

@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -111,6 +112,14 @@ type bench struct {
 	piece   int64 // of a checkpoint
 	quiet   bool
 
+	ask           *updater.Request          // asked once, on the next start
+	dark          func(release string) bool // the power fails when this boots
+	refuse        bool                      // logind says no
+	anyVersion    bool                      // the server offers older releases too
+	deaf          bool                      // the server's answers get lost
+	deafAfterBoot bool                      // from the first reboot on
+	skew          time.Duration             // of the machine's clock
+
 	mu     sync.Mutex
 	events []updater.Event
 }
@@ -128,7 +137,14 @@ func newBench(t *testing.T, running string) *bench {
 	}
 	b.cluster.Place("m", "web", "db")
 	mux := http.NewServeMux()
-	mux.Handle("/v1/update/", &omaha.Handler{Updates: b.updates})
+	handler := &omaha.Handler{Updates: anyVersion{b.updates, b}}
+	mux.HandleFunc("/v1/update/", func(w http.ResponseWriter, r *http.Request) {
+		if b.deaf {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("/p/", func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		data := b.files[filepath.Base(r.URL.Path)]
@@ -147,24 +163,101 @@ func newBench(t *testing.T, running string) *bench {
 	return b
 }
 
+// anyVersion offers a release to every machine that does not run it.
+type anyVersion struct {
+	*omaha.Static
+	b *bench
+}
+
+func (a anyVersion) Offer(ctx context.Context, app omaha.App) (*omaha.Offer, error) {
+	if a.b.anyVersion && app.Version != "0.0.1" {
+		real := app.Version
+		app.Version = "0.0.1"
+		o, err := a.Static.Offer(ctx, app)
+		if o != nil && o.Version == real {
+			return nil, err
+		}
+		return o, err
+	}
+	return a.Static.Offer(ctx, app)
+}
+
+// stubborn is a machine whose logind may refuse a reboot at the last moment.
+type stubborn struct {
+	*sim.Machine
+	refuse bool
+}
+
+func (s stubborn) Reboot(ctx context.Context, reason string, forced bool) error {
+	if s.refuse {
+		return fmt.Errorf("%w: backup.service is running", updater.ErrRefused)
+	}
+	return s.Machine.Reboot(ctx, reason, forced)
+}
+
+// useRSA has the machine trust the key of majorOne.
+func (b *bench) useRSA() { b.keys = payload.Keys{rsaKey().Public()} }
+
+var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// majorOne is a signed payload of major 1.
+func majorOne(t *testing.T, img []byte) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "payload")
+	f, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	spec := payload.Spec{Major: 1, Signers: []crypto.Signer{rsaKey()}, TempDir: t.TempDir(),
+		Partitions: []payload.Image{{Name: payload.Root, Image: bytes.NewReader(img), Size: int64(len(img))}}}
+	if err := payload.Create(context.Background(), f, spec); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 // publish offers a release.
 func (b *bench) publish(version string, data []byte) {
+	b.offer(version, data)
+}
+
+// offer is publish with what else the offer says.
+func (b *bench) offer(version string, data []byte, packages ...omaha.Package) {
 	b.mu.Lock()
 	b.files[version] = data
 	b.mu.Unlock()
 	sum := sha256.Sum256(data)
 	b.updates.Release(&omaha.Offer{Update: true, Version: version, Name: version, URLs: []string{b.server.URL + "/p/" + version},
-		Size: int64(len(data)), SHA256: sum[:], DisableBackoff: true})
+		Size: int64(len(data)), SHA256: sum[:], DisableBackoff: true, Packages: packages})
+}
+
+// file serves a file beside the payloads, and returns it as a package.
+func (b *bench) file(name string, data []byte) omaha.Package {
+	b.mu.Lock()
+	b.files[name] = data
+	b.mu.Unlock()
+	return omaha.Package{Name: name, URLs: []string{b.server.URL + "/p/" + name}, Size: int64(len(data)), SHA256: sum(data)}
 }
 
 // daemon is a fresh run of the updater on the machine.
 func (b *bench) daemon() *updater.Updater {
 	u := &updater.Updater{
-		Disk: b.machine, Control: b.machine.Control, Host: b.machine,
+		Disk: b.machine, Control: b.machine.Control, Host: stubborn{b.machine, b.refuse},
 		Lock:      link.Lock{Group: b.group, Machine: "m"},
 		Scheduler: link.Scheduler{Cluster: b.cluster, Machine: "m"},
-		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "state.json")},
-		Scratch:   b.dir, Program: "drydock-test", Now: time.Now,
+		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "memory.json")},
+		Scratch:   b.dir, Program: "drydock-test", Now: func() time.Time { return time.Now().Add(b.skew) },
 		Observers: []updater.Observer{updater.ObserverFunc(b.observe)},
 		Keys:      func(policy.Trust) (payload.Keys, error) { return b.keys, nil },
 		HTTP:      func(policy.Policy) (*http.Client, error) { return fetch.NewClient(fetch.Config{Direct: true}), nil },
@@ -190,7 +283,7 @@ func (b *bench) observe(e updater.Event) {
 // says that it has come to rest as the test wants it.
 func (b *bench) live(done func(updater.Status) bool) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
 		boot, err := b.machine.PowerOn(ctx)
@@ -198,6 +291,11 @@ func (b *bench) live(done func(updater.Status) bool) {
 			b.t.Fatal(err)
 		}
 		run, stop := context.WithCancel(boot)
+		if b.dark != nil && b.dark(b.running()) {
+			b.machine.PowerOff()
+			stop()
+			continue
+		}
 		u := b.daemon()
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -205,8 +303,15 @@ func (b *bench) live(done func(updater.Status) bool) {
 				b.t.Error(err)
 			}
 		})
+		if r := b.ask; r != nil {
+			b.ask = nil
+			if _, err := u.Do(run, *r); err != nil {
+				b.t.Error(err)
+			}
+		}
 		b.wait(run, func() bool { return done(u.Status()) })
 		rebooted := boot.Err() != nil && ctx.Err() == nil
+		b.deaf = b.deaf || rebooted && b.deafAfterBoot
 		stop()
 		wg.Wait()
 		if !rebooted {
@@ -216,6 +321,14 @@ func (b *bench) live(done func(updater.Status) bool) {
 	if ctx.Err() != nil {
 		b.t.Fatalf("did not come to rest: %+v", b.current.Status())
 	}
+}
+
+func (b *bench) running() string {
+	id, err := b.machine.Identity()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return id.Release
 }
 
 // wait polls until cond holds or ctx ends.

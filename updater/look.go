@@ -67,6 +67,10 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed) {
 		o.Drained = true
 		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
 	}
+	if o.Permit != Held {
+		u.run.forced = false
+	}
+	o.Drained = o.Drained || u.run.forced
 	m, p := u.recall(), u.Policy()
 	if o.Permit == Held || derive(*o, m, p).Facts.Goal == NoGoal {
 		return // nobody is going to ask for a permit

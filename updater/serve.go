@@ -230,14 +230,20 @@ func (u *Updater) settleCheck(err error) {
 	}
 }
 
-// settleUpdate answers who asked for an update that went wrong.
+// settleUpdate answers who asked for an update: it is done, or went wrong.
 func (u *Updater) settleUpdate(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if r := u.run.asked; r != nil {
-		r.answer("", err)
-		u.run.asked = nil
+	r := u.run.asked
+	if r == nil {
+		return
 	}
+	outcome := Updated
+	if err != nil {
+		outcome = ""
+	}
+	r.answer(outcome, err)
+	u.run.asked = nil
 }
 
 // satisfy answers who asked for an update when there is nothing more to do

@@ -492,7 +492,7 @@ func (b *bench) prepare(t *testing.T, name string) {
 		if name == "rebooted_rolledback" {
 			m.Report = updater.Report{Seen: true, RolledBack: true}
 		}
-		if err := (updater.MemoryFile{Path: filepath.Join(b.dir, "state.json")}).Save(m); err != nil {
+		if err := (updater.MemoryFile{Path: filepath.Join(b.dir, "memory.json")}).Save(m); err != nil {
 			t.Fatal(err)
 		}
 	case "resume2_1_killed", "resume3_1_killed":

@@ -68,6 +68,7 @@ type running struct {
 	sick      string // why, for Sick
 	offer     *omaha.Offer
 	failed    *Failure
+	forced    bool // the policy gave a drain up and goes on without
 	nextCheck time.Time
 	asked     *request // the update that somebody waits for
 }
@@ -174,6 +175,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 	case ctx.Err() != nil:
 	case stepCtx.Err() != nil: // stopped on somebody's word
 		u.operation(Idle)
+		u.run.offer = nil // not taken up again before the next check
 		u.event(EventOperator, "", nil, "%s was stopped", step)
 	default:
 		u.fail(step, err)
@@ -204,6 +206,7 @@ func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
 	case Reject:
 		return u.reject(o)
 	case Resume:
+		u.run.forced = false
 		return u.Scheduler.Resume(ctx)
 	case Release:
 		return u.release(ctx)

@@ -34,10 +34,17 @@ type writing struct {
 // unbootable, durably, before its first byte; and only what was read back and
 // verified is remembered as written.
 func (u *Updater) write(ctx context.Context, o Observed) error {
+	ctx, cancel := u.downloadWindow(ctx, o)
+	defer cancel()
 	w := &writing{u: u, p: u.Policy(), offer: o.Offer, booted: o.Booted, slot: o.Booted.Other(), release: o.Release, older: o.Older}
 	defer w.close()
 	u.report(ctx, omaha.EventUpdateDownloadStarted, omaha.ResultSuccess, omaha.CodeOK, false)
 	written, err := w.run(ctx, o)
+	if errors.Is(context.Cause(ctx), errWindowShut) {
+		u.operation(Idle)
+		u.event(EventWaiting, w.offer.Version, nil, "the window for downloads has shut; the download goes on in the next one")
+		return nil
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -56,7 +63,22 @@ func (u *Updater) write(ctx context.Context, o Observed) error {
 		u.report(ctx, omaha.EventUpdateComplete, omaha.ResultSuccess, omaha.CodeOK, w.resume != nil)
 	}
 	u.event(EventWritten, written.Version, nil, "release %s is written into slot %s and verified", written.Version, written.Slot)
+	if w.p.Reboot.Strategy != policy.External {
+		u.settleUpdate(nil)
+	}
 	return nil
+}
+
+// errWindowShut ends a download at the end of its window.
+var errWindowShut = errors.New("the window for downloads has shut")
+
+// downloadWindow bounds a download by its window, unless somebody asked for it.
+func (u *Updater) downloadWindow(ctx context.Context, o Observed) (context.Context, context.CancelFunc) {
+	s, err := u.Policy().Downloads()
+	if closes := s.Until(o.Now); err == nil && !o.Asked && !closes.IsZero() {
+		return context.WithTimeoutCause(ctx, closes.Sub(o.Now), errWindowShut)
+	}
+	return context.WithCancel(ctx)
 }
 
 // run is the way from the first byte to a verified slot.

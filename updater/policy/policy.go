@@ -75,6 +75,10 @@ type Update struct {
 	Windows        []Window      `mapstructure:"windows"`         // when downloads may run; empty: always
 	Timezone       string        `mapstructure:"timezone"`        // of Windows; empty: as Reboot.Timezone
 	Bandwidth      Size          `mapstructure:"bandwidth"`       // bytes a second of all downloads together; 0: no limit
+	// Packages are patterns (path.Match) of a release's extra packages (OEM,
+	// system extensions) that are fetched with it. Those that the server calls
+	// required always are.
+	Packages []string `mapstructure:"packages"`
 	// ExtraPackagesDir is the absolute directory to which a release's extra
 	// packages (OEM, system extensions) are fetched.
 	ExtraPackagesDir string `mapstructure:"extra_packages_dir"`
@@ -184,6 +188,7 @@ func Default() Policy {
 			CheckInterval:    45 * time.Minute,
 			CheckJitter:      10 * time.Minute,
 			FirstCheck:       7 * time.Minute,
+			Packages:         []string{"*"},
 			ExtraPackagesDir: "/var/lib/drydock/packages",
 		},
 		Reboot: Reboot{

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -91,6 +92,11 @@ func (u Update) validate(c *checks) {
 	}
 	if u.Bandwidth < 0 {
 		c.add("update.bandwidth", "%v is below 0B, which means no limit", u.Bandwidth)
+	}
+	for i, pattern := range u.Packages {
+		if _, err := path.Match(pattern, ""); err != nil || strings.Contains(pattern, "/") {
+			c.add(fmt.Sprintf("update.packages[%d]", i), "%q is no pattern of file names, like \"oem-*.gz\"", pattern)
+		}
 	}
 	c.absolute("update.extra_packages_dir", u.ExtraPackagesDir)
 }

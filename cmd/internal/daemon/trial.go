@@ -35,10 +35,13 @@ func TrialState(o Options) error {
 	if err != nil {
 		return err
 	}
-	if !table[booted].Successful {
-		return fmt.Errorf("slot %s: %w", booted, ErrOnTrial)
+	if table[booted].Successful {
+		return nil
 	}
-	return nil
+	if _, ok := table.Discard(booted).Next(); !ok { // a reboot would lead nowhere: no business of the guard's
+		return fmt.Errorf("slot %s is not marked good, and no other slot could be booted", booted)
+	}
+	return fmt.Errorf("slot %s: %w", booted, ErrOnTrial)
 }
 
 // goodMark is an updater.Observer that makes a file once the boot flags say

@@ -208,7 +208,7 @@ func (s *stage) updater() *updater.Updater {
 		Disk: s.machine, Control: s.machine.Control, Host: s.machine,
 		Lock:      link.Lock{Group: s.group, Machine: "this"},
 		Scheduler: link.Scheduler{Cluster: s.cluster, Machine: "this"},
-		Store:     updater.MemoryFile{Path: filepath.Join(s.dir, "state.json")},
+		Store:     updater.MemoryFile{Path: filepath.Join(s.dir, "memory.json")},
 		Scratch:   s.dir, Program: "drydock-demo", Now: time.Now,
 		Observers: []updater.Observer{s.screen},
 		Keys:      func(policy.Trust) (payload.Keys, error) { return payload.Keys{s.key.Public()}, nil },

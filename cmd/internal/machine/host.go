@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater"
@@ -21,6 +22,7 @@ type Host struct {
 	Root    string // what stands for "/": "" for the system itself
 	Slots   *Slots
 	Login   bus.Login
+	Now     func() time.Time
 	Systemd bus.Systemd
 }
 
@@ -72,7 +74,7 @@ func (h *Host) Blockers(ctx context.Context, p policy.Policy) (reasons []updater
 			unknown(err)
 		}
 		for _, s := range sessions {
-			if p.Reboot.SessionIdle > 0 && s.Idle {
+			if idle := p.Reboot.SessionIdle; idle > 0 && s.Idle && !s.IdleSince.IsZero() && h.Now().Sub(s.IdleSince) >= idle {
 				continue
 			}
 			reasons = append(reasons, updater.Reason{Kind: "session", Text: fmt.Sprintf("%s is logged in (session %s, %s)", s.User, s.ID, s.Type)})
