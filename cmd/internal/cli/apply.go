@@ -185,6 +185,11 @@ func (j *job) open(info payload.Info) error {
 			t.Source, t.SourceSize = f, size
 		}
 		place := j.places[part.Name]
+		for other, o := range j.outputs {
+			if o.is(place) {
+				return fmt.Errorf("%s is the target of both %s and %s", place, other, part.Name)
+			}
+		}
 		o, err := openOutput(place, info.Major == 1 && part.SourceHash != nil && origin == "")
 		if err != nil {
 			return err

@@ -89,7 +89,7 @@ func (s *session) finish(c *cobra.Command) {
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if run == nil {
-			return fmt.Errorf("%s needs a command", c.CommandPath())
+			return fmt.Errorf("%s needs a command (see %[1]s --help)", c.CommandPath())
 		}
 		s.began = true
 		s.name = strings.TrimPrefix(c.CommandPath(), "drydock ")
@@ -97,10 +97,15 @@ func (s *session) finish(c *cobra.Command) {
 	}
 	if run == nil {
 		c.Args = func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			c.SuggestionsMinimumDistance = 2
+			hint := ""
+			if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = fmt.Sprintf(": did you mean %s?", strings.Join(near, " or "))
+			}
+			return fmt.Errorf("unknown command %q for %q%s", args[0], c.CommandPath(), hint)
 		}
 	}
 	c.DisableFlagsInUseLine = true

@@ -161,9 +161,58 @@ func TestApplyToDevice(t *testing.T) {
 	if code, errs := apply(in("large.crau")); code != 1 || !strings.Contains(errs, "target is smaller than the image") || !strings.Contains(errs, "nothing was written") {
 		t.Errorf("a large image: exit %d: %s", code, errs)
 	}
+
+	// A delta in place, which takes no source that is itself the target.
+	old, err := os.ReadFile(in("old.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(slot, old, 0); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"payload", "apply", "--key", in("a.pub"), "--target", slot, "--kernel", in("old.kernel"), in("delta.crau")}
+	if code, _, errs := run(t.Context(), append(args, "--source", slot)...); code != 1 || !strings.Contains(errs, "is both source and target of root; nothing was written") {
+		t.Errorf("source is target: exit %d: %s", code, errs)
+	}
+	if code, _, errs := run(t.Context(), args...); code != 0 {
+		t.Errorf("delta in place: exit %d: %s", code, errs)
+	}
+	sameFile(t, slot, in("new.img"))
+	sameFile(t, in("old.kernel"), in("kernel"))
 	code, _, errs := run(t.Context(), "slots", "show", dev)
 	if code != 0 {
 		t.Errorf("slots show: exit %d: %s", code, errs)
+	}
+}
+
+// A full file system is said, and costs nothing that was there.
+func TestFullFileSystem(t *testing.T) {
+	real.Root(t)
+	in := workshop(t)
+	if err := os.Mkdir(in("small"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(real.Program(t, "mount"), "-t", "tmpfs", "-o", "size=1m", "tmpfs", in("small")).CombinedOutput(); err != nil {
+		real.Missing(t, "mount of tmpfs: "+string(out))
+	}
+	t.Cleanup(func() { exec.Command("umount", in("small")).Run() })
+	if err := os.WriteFile(in("small/root"), []byte("as it was"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"payload", "apply", "--key", in("a.pub"), "--target", in("small/root"), in("p.crau")},
+		{"payload", "create", "--key", in("a.pem"), "--version", "3", "--image", in("new.img"), "--out", in("small/out")},
+	} {
+		if code, _, errs := run(t.Context(), args...); code != 1 || !strings.Contains(errs, "no space left on device") || !strings.Contains(errs, "make room") {
+			t.Errorf("%s: exit %d: %s", args[1], code, errs)
+		}
+	}
+	left, err := os.ReadDir(in("small"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if data, err := os.ReadFile(in("small/root")); string(data) != "as it was" {
+		t.Errorf("the target is %d bytes (%v)", len(data), err)
 	}
 }
 

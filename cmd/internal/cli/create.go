@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -132,6 +133,9 @@ func (r recipe) images() ([]payload.Image, error) {
 // write makes the payload beside out, reads it as a machine would, and gives
 // it its name.
 func (s *session) write(ctx context.Context, out string, spec payload.Spec, trusted payload.Keys) error {
+	if info, err := os.Stat(out); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("write %s: it is there and is no file", out)
+	}
 	o, err := newFile(out, 0o644)
 	if err != nil {
 		return err

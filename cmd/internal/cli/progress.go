@@ -34,10 +34,11 @@ func (b *bar) show(done, total int64) {
 	if b.out == nil || total <= 0 {
 		return
 	}
-	if b.bar == nil {
+	if b.bar == nil { // what was there before it began is not its speed
 		b.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(b.out), progressbar.OptionSetDescription(b.what),
-			progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(true), progressbar.OptionSetWidth(30),
+			progressbar.OptionShowBytes(true), progressbar.OptionShowCount(), progressbar.OptionSetWidth(30),
 			progressbar.OptionThrottle(redraw), progressbar.OptionClearOnFinish())
+		return
 	}
 	b.bar.ChangeMax64(total)
 	b.bar.Set64(min(done, total))

@@ -119,6 +119,21 @@ func isBlock(info fs.FileInfo) bool {
 	return info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
 }
 
+// is reports whether path leads to the same file.
+func (o *output) is(path string) bool {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	mine, err1 := filepath.Abs(o.final)
+	other, err2 := filepath.Abs(path)
+	if o.final != "" {
+		return err1 == nil && err2 == nil && mine == other
+	}
+	a, err1 := o.file.Stat()
+	b, err2 := os.Stat(path)
+	return err1 == nil && err2 == nil && os.SameFile(a, b)
+}
+
 // sameNumber reports whether two nodes are of the same device.
 func sameNumber(a, b fs.FileInfo) bool {
 	x, okX := a.Sys().(*syscall.Stat_t)

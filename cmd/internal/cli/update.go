@@ -15,7 +15,7 @@ func (s *session) check() *cobra.Command {
 		Use: "check", Short: "Ask the update server now", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return s.ask(c.Context(), func(client *bus.Client) error {
-				a, err := s.request(c.Context(), client, updater.Request{Action: updater.ActCheck, OnDemand: true})
+				a, err := s.request(c.Context(), client, updater.Request{Action: updater.ActCheck})
 				if err != nil {
 					return err
 				}
