@@ -28,10 +28,10 @@ func (s *session) slotsSet() *cobra.Command {
 		Use:   "set DISK SLOT [stage | select | good | discard] [--priority N] [--tries N] [--successful] [--force]",
 		Short: "Set the boot flags of a slot",
 		Long: "Set the boot flags of slot A or B, in both copies of the partition table; a damaged copy is repaired with it.\n\n" +
-			"  stage    boot the slot next, on trial, for --tries boots (1)\n" +
-			"  select   boot the slot next, without a trial: it was marked good before\n" +
-			"  good     mark the slot good, and put it before the other\n" +
-			"  discard  make the slot unbootable\n\n" +
+			"    stage    boot the slot next, on trial, for --tries boots (1)\n" +
+			"    select   boot the slot next, without a trial: it was marked good before\n" +
+			"    good     mark the slot good, and put it before the other\n" +
+			"    discard  make the slot unbootable\n\n" +
 			"Flags that would leave nothing to boot are refused without --force. Do not use it on a disk that drydockd keeps.",
 		Args:      cobra.RangeArgs(2, 3),
 		ValidArgs: verbs,
