@@ -39,7 +39,7 @@ func (u *Updater) machine(p policy.Policy) (omaha.Machine, error) {
 		return omaha.Machine{}, fmt.Errorf("identify machine: %w", err)
 	}
 	return omaha.Machine{
-		AppID: p.Server.AppID, Version: id.Release, Track: p.Server.Group, BootID: "{" + id.BootID + "}",
+		AppID: p.Server.AppID, Version: cmpOr(p.Server.Version, id.Release), Track: p.Server.Group, BootID: "{" + id.BootID + "}",
 		OEM: p.Server.OEM, OEMVersion: p.Server.OEMVersion, AlephVersion: u.aleph(id.Release),
 		MachineID: id.MachineID, MachineAlias: p.Server.MachineAlias, Board: p.Server.Board, Arch: id.Arch,
 	}, nil

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path"
 	"path/filepath"
+	"time"
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/updater/fetch"
@@ -63,6 +65,47 @@ func (w *writing) newSource(urls []string, size int64) (*fetch.Source, error) {
 	}
 	return src, nil
 }
+
+// errPCRServer says that the server of PCR policies did not take one.
+var errPCRServer = errors.New("the PCR policy server did not take the release's policy")
+
+// postPCR gives the release's PCR policy to the server that the operator named
+// for it, as upstream does: a machine whose disk key is sealed to the running
+// release could not open it after the reboot otherwise.
+func (w *writing) postPCR(ctx context.Context, result payload.Result) error {
+	url := w.p.Server.PCRPolicyServer
+	if _, has := result.Partitions[payload.PCRPolicy]; url == "" || !has {
+		return nil
+	}
+	data, err := os.ReadFile(w.u.pcrPath(w.slot))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPCRServer, err)
+	}
+	client, err := w.u.HTTP(w.p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPCRServer, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, pcrTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(data))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPCRServer, err)
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	answer, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errPCRServer, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode < 200 || answer.StatusCode > 299 {
+		return fmt.Errorf("%w: it answered %s", errPCRServer, answer.Status)
+	}
+	return nil
+}
+
+// pcrTimeout bounds the exchange with the PCR policy server: a policy has a
+// few KiB.
+const pcrTimeout = 2 * time.Minute
 
 // packages fetches what belongs to the release beside its payload, into a
 // directory of its own, and returns that; "" if there is nothing.

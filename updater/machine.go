@@ -93,6 +93,6 @@ type HookRun struct {
 	Kernel    string // path of the kernel that was written; "" if none
 	PCRPolicy string // path of the PCR policy; "" if none
 	Packages  string // directory of the extra packages; "" if none
-	Response  string // path of the server's last answer
+	Response  string // path of the server's last answer, as it came
 	Policy    policy.Hook
 }

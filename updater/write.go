@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
@@ -242,6 +243,9 @@ func (w *writing) accept(ctx context.Context, info payload.Info, result payload.
 	if version != w.offer.Version {
 		return nil, fmt.Errorf("%w: the server offers %s and the written image says that it is %s", errWrongRelease, w.offer.Version, version)
 	}
+	if err := w.postPCR(ctx, result); err != nil {
+		return nil, err
+	}
 	packages, err := w.packages(ctx)
 	if err != nil {
 		return nil, err
@@ -259,6 +263,9 @@ func (w *writing) accept(ctx context.Context, info payload.Info, result payload.
 func (w *writing) failed(ctx context.Context, err error) error {
 	u := w.u
 	code := codeOf(err)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("a disk is full (the boot partition, the state directory or that of the extra packages); the running release is not touched, make room and try again: %w", err)
+	}
 	m := u.recall()
 	m.Poll.URLs = m.Poll.URLs.Failed(terms(w.offer), fetch.FailureOf(int(code)), u.Now(), u.fuzz())
 	if errors.Is(err, errWrongRelease) {
@@ -281,6 +288,7 @@ var codes = []struct {
 	code omaha.Code
 }{
 	{errWrongRelease, omaha.CodePayloadVerification},
+	{errPCRServer, omaha.CodePCRPolicyHTTP},
 	{fetch.ErrSize, omaha.CodePayloadSizeMismatch},
 	{payload.ErrNoKey, omaha.CodePubKeyVerification},
 	{payload.ErrUnsigned, omaha.CodeSignedPayloadExpected},

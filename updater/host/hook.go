@@ -42,6 +42,7 @@ type HookArgs struct {
 	Slot     string // "A" or "B"
 	Version  string // of the release in the slot
 	Packages string // directory of the extra packages that were fetched, or ""
+	Response string // path of the update server's answer, as it came, or ""
 }
 
 // Run mounts the slot read-only and runs its hook as upstream does:
@@ -51,8 +52,8 @@ type HookArgs struct {
 // with these variables of ours, where set, and no other: LD_LIBRARY_PATH,
 // PATH, ALL_PROXY, HTTP_PROXY, HTTPS_PROXY as upstream, and beyond upstream
 // NO_PROXY and the four proxy variables in lower case, which is how curl and
-// others read them. Besides, DRYDOCK_SLOT, DRYDOCK_VERSION and DRYDOCK_PACKAGES
-// hold the fields of a.
+// others read them. Besides, DRYDOCK_SLOT, DRYDOCK_VERSION, DRYDOCK_PACKAGES and
+// DRYDOCK_RESPONSE hold the fields of a.
 //
 // A release without a hook is success, and Output says so. Any code but 0 is
 // an *ExitError, 3 no less than 1: upstream takes 3 for success (a leftover of
@@ -130,7 +131,7 @@ func (h Hook) env(a HookArgs) []string {
 	if from == nil {
 		from = os.Environ()
 	}
-	env := []string{"DRYDOCK_SLOT=" + a.Slot, "DRYDOCK_VERSION=" + a.Version, "DRYDOCK_PACKAGES=" + a.Packages}
+	env := []string{"DRYDOCK_SLOT=" + a.Slot, "DRYDOCK_VERSION=" + a.Version, "DRYDOCK_PACKAGES=" + a.Packages, "DRYDOCK_RESPONSE=" + a.Response}
 	for _, name := range passed {
 		for _, entry := range from {
 			if strings.HasPrefix(entry, name+"=") {

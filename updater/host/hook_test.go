@@ -79,7 +79,7 @@ func TestHookArgumentsAndEnvironment(t *testing.T) {
 		}
 	}
 	want := []string{
-		"DRYDOCK_PACKAGES=/var/lib/drydock/packages", "DRYDOCK_SLOT=B", "DRYDOCK_VERSION=3.1.0",
+		"DRYDOCK_PACKAGES=/var/lib/drydock/packages", "DRYDOCK_RESPONSE=", "DRYDOCK_SLOT=B", "DRYDOCK_VERSION=3.1.0",
 		"HTTPS_PROXY=http://p:1", "NO_PROXY=local", "PATH=/usr/sbin:/usr/bin:/bin", "https_proxy=http://p:1",
 	}
 	slices.Sort(env)

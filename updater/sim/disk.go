@@ -29,7 +29,7 @@ func NewMachine(dir, id string, slotSize int64) (*Machine, error) {
 	if err := os.MkdirAll(boot, 0o755); err != nil {
 		return nil, fmt.Errorf("make boot directory: %w", err)
 	}
-	bootDir, err := partition.OpenBootDir(boot)
+	bootDir, err := partition.OpenPlainDir(boot)
 	if err != nil {
 		return nil, err
 	}

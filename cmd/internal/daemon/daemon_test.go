@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	mathrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -48,6 +49,7 @@ const patience = 60 * time.Second
 type host struct {
 	t        *testing.T
 	dir      string
+	boot     string // stands for the mounted boot partition
 	binary   string
 	disk     string // the loop device
 	address  string // of the bus
@@ -70,13 +72,17 @@ const slotSize = 8 << 20
 func newHost(t *testing.T) *host {
 	t.Helper()
 	real.Root(t)
-	h := &host{t: t, dir: t.TempDir(), files: map[string][]byte{}, releases: map[string][]byte{}, rebooted: make(chan struct{}, 10)}
+	boot, err := os.MkdirTemp("/dev/shm", "drydock-boot-") // no file system that is frozen
+	if err != nil {
+		real.Missing(t, "no /dev/shm: "+err.Error())
+	}
+	t.Cleanup(func() { os.RemoveAll(boot) })
+	h := &host{t: t, dir: t.TempDir(), boot: boot, files: map[string][]byte{}, releases: map[string][]byte{}, rebooted: make(chan struct{}, 10)}
 	h.binary = buildDaemon(t)
 	h.makeDisk()
 	h.startBus()
 	h.login()
 	h.serve()
-	var err error
 	if h.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +230,6 @@ func (h *host) whole(d *partition.Disk, s partition.Slot) string {
 }
 
 func (h *host) policy(booted partition.Slot) string {
-	os.MkdirAll(filepath.Join(h.dir, "boot"), 0o755)
 	return h.write("drydock.toml", fmt.Sprintf(`
 state = %q
 [server]
@@ -250,7 +255,7 @@ disk = %q
 booted = %q
 boot_directory = %q
 %s`, filepath.Join(h.dir, "state"), h.server.URL, filepath.Join(h.dir, "key.pem"), filepath.Join(h.dir, "packages"),
-		filepath.Join(h.dir, "health.d"), h.disk, booted, filepath.Join(h.dir, "boot"), h.extra))
+		filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.extra))
 }
 
 func (h *host) serve() {
@@ -338,7 +343,14 @@ func (h *host) startBus() {
 	}
 	h.t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	h.address = "unix:path=" + socket
-	h.until("the bus is up", func() bool { _, err := os.Stat(socket); return err == nil })
+	h.until("the bus is up", func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
+	})
 }
 
 // login stands in for logind: nobody is logged in, nothing inhibits, and a
@@ -466,7 +478,7 @@ func TestDaemonUpdatesALoopDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("1.1.0 B %sp4 KERNEL=%s/boot/flatcar/vmlinuz-b\n1.2.0 A %sp3 KERNEL=%s/boot/flatcar/vmlinuz-a\n", h.disk, h.dir, h.disk, h.dir)
+	want := fmt.Sprintf("1.1.0 B %sp4 KERNEL=%s/flatcar/vmlinuz-b\n1.2.0 A %sp3 KERNEL=%s/flatcar/vmlinuz-a\n", h.disk, h.boot, h.disk, h.boot)
 	if string(log) != want {
 		t.Errorf("hooks were told\n%swant\n%s", log, want)
 	}
@@ -514,4 +526,102 @@ func TestDaemonKilledAtRandomMoments(t *testing.T) {
 		h.live(rests(version))
 	}
 	t.Logf("%d kills, %d boots", kills, h.boots)
+}
+
+// TestReloadKeepsTheOldPolicy breaks the policy file under a running daemon:
+// the old one stays in force and every status says so, until the file is well.
+func TestReloadKeepsTheOldPolicy(t *testing.T) {
+	h := newHost(t)
+	good, err := os.ReadFile(filepath.Join(h.dir, "drydock.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.start()
+	status := func() (s updater.Status) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		c, err := bus.Dial(ctx, h.address)
+		if err != nil {
+			return s
+		}
+		defer c.Close()
+		s, _ = c.Status(ctx)
+		return s
+	}
+	complaint := func() string {
+		for _, r := range status().Reasons {
+			if r.Kind == "policy" {
+				return r.Text
+			}
+		}
+		return ""
+	}
+	h.until("the daemon is up", func() bool { return !status().LastChecked.IsZero() })
+	h.write("drydock.toml", strings.Replace(string(good), "strategy =", "stratgy =", 1))
+	h.daemon.Process.Signal(syscall.SIGHUP)
+	h.until("the status complains", func() bool { return complaint() != "" })
+	if why := complaint(); !strings.Contains(why, "stratgy") || !strings.Contains(why, "reboot.strategy") {
+		t.Errorf("complaint %q: want the wrong key and the nearest known one", why)
+	}
+	if s := status(); s.Strategy != "immediate" {
+		t.Errorf("strategy %q: the old policy is no longer in force", s.Strategy)
+	}
+	h.write("drydock.toml", strings.Replace(string(good), `"immediate"`, `"off"`, 1))
+	h.daemon.Process.Signal(syscall.SIGHUP)
+	h.until("the new policy is in force", func() bool { return status().Strategy == "off" && complaint() == "" })
+}
+
+// TestFullBootPartitionIsSaid has the kernel not fit: the error says so, the
+// running release is untouched, and nothing is staged.
+func TestFullBootPartitionIsSaid(t *testing.T) {
+	h := newHost(t)
+	small := filepath.Join(h.dir, "small")
+	if err := os.Mkdir(small, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=32k"); err != nil {
+		real.Missing(t, "mount tmpfs: "+err.Error())
+	}
+	t.Cleanup(func() { syscall.Unmount(small, 0) })
+	h.boot = small
+	h.policy(partition.A)
+	h.publish("1.1.0")
+	s := h.live(func(s updater.Status) bool { return s.LastError != "" && s.StepName == "wait" })
+	if !strings.Contains(s.LastError, "disk is full") || !strings.Contains(s.LastError, "make room") {
+		t.Errorf("error %q", s.LastError)
+	}
+	h.opened(func(d *partition.Disk) {
+		table, err := (partition.GPTPrio{Disk: d}).Table()
+		if next, ok := table.Next(); err != nil || !ok || next != partition.A || table[partition.B].Bootable() {
+			t.Errorf("flags %v, %v", table, err)
+		}
+	})
+}
+
+// TestCheckConfigJudgesTheFileAlone runs where nothing of a host is there.
+func TestCheckConfigJudgesTheFileAlone(t *testing.T) {
+	binary := buildDaemon(t)
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.toml")
+	if err := os.WriteFile(bad, []byte("[reboot]\nstrategy = \"sometimes\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	example := filepath.Join(real.Module(t), "dist", "drydock.toml")
+	for _, c := range []struct {
+		file string
+		exit int
+		say  string
+	}{{example, 0, ""}, {bad, 1, "reboot.strategy"}, {filepath.Join(dir, "none.toml"), 1, "none.toml"}} {
+		cmd := exec.Command(binary, "--config", c.file, "--check-config")
+		if os.Geteuid() == 0 { // and without any right
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+			os.Chmod(filepath.Dir(binary), 0o755)
+			os.Chmod(dir, 0o755)
+			os.Chmod(filepath.Dir(dir), 0o755)
+		}
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != c.exit || !strings.Contains(string(out), c.say) {
+			t.Errorf("%s: exit %d (%v), %s; want exit %d and %q", c.file, cmd.ProcessState.ExitCode(), err, out, c.exit, c.say)
+		}
+	}
 }

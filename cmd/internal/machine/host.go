@@ -170,7 +170,7 @@ func (h *Host) Hook(ctx context.Context, run updater.HookRun, line func(string))
 	}
 	hook := host.Hook{Path: run.Policy.Path, Timeout: run.Policy.Timeout, Output: line, Running: run.Policy.Path}
 	return hook.Run(ctx, host.HookArgs{Device: path, Kernel: run.Kernel, PCRPolicy: run.PCRPolicy,
-		Slot: run.Slot.String(), Version: run.Version, Packages: run.Packages})
+		Slot: run.Slot.String(), Version: run.Version, Packages: run.Packages, Response: run.Response})
 }
 
 // Reboot implements updater.Host.
