@@ -110,11 +110,11 @@ func (p *Payload) resume(r *run, o Options) (from int, err error) {
 	}
 	if slices.ContainsFunc(r.images, func(im *image) bool { return im.inPlace || im.overlaps }) {
 		r.records.checkpoint = nil // an operation must not run twice
-		if o.Resume != nil {
+		if len(o.Resume) > 0 {
 			return 0, fmt.Errorf("%w: a delta of major 1 starts again", ErrResume)
 		}
 	}
-	if o.Resume == nil {
+	if len(o.Resume) == 0 {
 		return 0, nil
 	}
 	c, err := parseCheckpoint(o.Resume, base)

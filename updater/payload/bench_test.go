@@ -39,15 +39,20 @@ func benchImage(b *testing.B) *os.File {
 	return f
 }
 
+// mixedImage has chunks of what compresses like text, and of zeros.
 func mixedImage(size int) []byte {
 	r := mathrand.New(mathrand.NewPCG(1, 2))
 	image := make([]byte, size)
-	for i := 0; i < size; i += 64 {
-		line := fmt.Appendf(nil, "%d words of a line that compresses %x", r.IntN(1000), r.Uint64())
+	words := []byte("keel mast hull sail dock crane winch berth rudder")
+	for i := 0; i < size; i += 32 {
 		if i/chunk%4 == 3 {
 			continue
 		}
-		copy(image[i:min(i+64, size)], line)
+		line := image[i:min(i+32, size)]
+		n := copy(line, words[r.IntN(len(words)-24):][:24])
+		for ; n < len(line); n++ {
+			line[n] = byte(r.Uint32())
+		}
 	}
 	return image
 }

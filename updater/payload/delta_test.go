@@ -347,7 +347,7 @@ func TestUnknownProcedure(t *testing.T) {
 }
 
 func TestSkip(t *testing.T) {
-	image := mixedImage(1 << 20)
+	image := mixedImage(1 << 18)
 	spec := newSpec(t, 2, "p256").with(Root, image).with(Kernel, image)
 	root := &memory{b: make([]byte, len(image))}
 	result, err := apply(t.Context(), spec.create(t), publicKeys(spec.Signers...), map[string]Target{Root: {Device: root}}, Options{Skip: []string{Kernel}})

@@ -16,6 +16,7 @@ type extentReader struct {
 	size      int64
 }
 
+// ReadAt reads size bytes and no more: io.EOF comes after them.
 func (r extentReader) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off >= r.size {
 		return 0, io.EOF

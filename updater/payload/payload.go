@@ -62,7 +62,7 @@ type Options struct {
 	SHA256 []byte
 	// Now judges the payload's signed expiry. Zero does not judge.
 	Now time.Time
-	// Resume is what Checkpoint was last given.
+	// Resume is what Checkpoint was last given; empty begins anew.
 	Resume []byte
 	// Checkpoint gets an opaque value of less than 4 KiB each time all
 	// that it vouches for has been synced to the targets, about every
@@ -75,7 +75,10 @@ type Options struct {
 	// Skip names partitions that are verified and not written.
 	Skip []string
 	// Workers is how many operations run at once; 0 chooses by the number
-	// of processors. Memory grows with it, by about 3 MiB each.
+	// of processors. Memory does not depend on the image: it is some 3 MiB
+	// a worker and 2 MiB besides, more only for payloads of others whose
+	// operations are greater than 1 MiB. A program that wants a ceiling on
+	// what the collector lets lie sets debug.SetMemoryLimit.
 	Workers int
 }
 

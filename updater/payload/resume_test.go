@@ -40,6 +40,8 @@ func checkpoints(t *testing.T, src Source, keys Keys, size int, o Options) (mark
 			t.Errorf("checkpoint of %d bytes", len(raw))
 		}
 		marks = append(marks, bytes.Clone(raw))
+		root.mu.Lock()
+		defer root.mu.Unlock()
 		durable = append(durable, bytes.Clone(root.synced))
 		return nil
 	}
@@ -66,8 +68,8 @@ func (d *durableMemory) Sync() error {
 // Whenever the power is cut, going on from the last checkpoint with only what
 // was synced before it gives the same image, and costs no byte twice.
 func TestResumeAtEveryCheckpoint(t *testing.T) {
-	image := mixedImage(8<<20 + 17*BlockSize)
 	for _, major := range []int{1, 2} {
+		image := mixedImage((2*major+1)<<20 + 17*BlockSize) // bzip2 is slow
 		spec := newSpec(t, major, "rsa2048").with(Root, image)
 		src := &countingSource{bytesSource: spec.create(t)}
 		keys := publicKeys(spec.Signers...)
@@ -95,7 +97,7 @@ func TestResumeAtEveryCheckpoint(t *testing.T) {
 }
 
 func TestStaleCheckpoint(t *testing.T) {
-	image := mixedImage(4 << 20)
+	image := mixedImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	src := spec.create(t)
 	sum := sha256.Sum256(src)
@@ -115,7 +117,6 @@ func TestStaleCheckpoint(t *testing.T) {
 		{"of another claimed hash", src, Options{Resume: mark, SHA256: make([]byte, 32)}},
 		{"of no claimed hash", src, Options{Resume: mark}},
 		{"damaged", src, Options{Resume: damaged, SHA256: sum[:]}},
-		{"empty", src, Options{Resume: []byte{}, SHA256: sum[:]}},
 		{"cut", src, Options{Resume: mark[:40], SHA256: sum[:]}},
 		{"huge", src, Options{Resume: make([]byte, 1<<20), SHA256: sum[:]}},
 	}
@@ -135,7 +136,7 @@ func TestStaleCheckpoint(t *testing.T) {
 // A checkpoint says nothing of the device: if something else wrote to it since,
 // the image read back is the judge.
 func TestResumeOnAnotherDevice(t *testing.T) {
-	image := mixedImage(4 << 20)
+	image := mixedImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	src, keys := spec.create(t), publicKeys(spec.Signers...)
 	marks, _ := checkpoints(t, src, keys, len(image), Options{})
@@ -146,7 +147,7 @@ func TestResumeOnAnotherDevice(t *testing.T) {
 }
 
 func TestCheckpointFails(t *testing.T) {
-	image := mixedImage(4 << 20)
+	image := mixedImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	full := errors.New("no space left on device")
 	_, err := apply(t.Context(), spec.create(t), publicKeys(spec.Signers...), map[string]Target{Root: {Device: &memory{b: make([]byte, len(image))}}},

@@ -18,6 +18,7 @@ func FileSource(path string) Source { return fileSource(path) }
 
 type fileSource string
 
+// Open opens the file anew each time.
 func (s fileSource) Open(_ context.Context, offset int64) (io.ReadCloser, error) {
 	f, err := os.Open(string(s))
 	if err != nil {

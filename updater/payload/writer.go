@@ -297,6 +297,7 @@ type contextReader struct {
 	r   io.Reader
 }
 
+// Read fails with the context's error once it has ended.
 func (r contextReader) Read(p []byte) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err

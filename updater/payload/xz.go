@@ -45,6 +45,7 @@ func newXZReader(blob []byte, output int64) (*xzReader, error) {
 	}, nil
 }
 
+// Read returns the data of one block after the other.
 func (r *xzReader) Read(p []byte) (int, error) {
 	for !r.done {
 		if r.block == nil {
