@@ -22,11 +22,23 @@ type answer struct {
 	err     error
 }
 
-func (r *request) answer(o Outcome, err error) {
-	select {
-	case r.done <- answer{o, err}:
-	default: // it has its answer, or nobody waits any more
+// reply answers a request after the next look, so that whoever asks for the
+// status next sees what the request has changed.
+func (u *Updater) reply(r *request, o Outcome, err error) {
+	u.run.replies = append(u.run.replies, func() {
+		select {
+		case r.done <- answer{o, err}:
+		default: // it has its answer, or nobody waits any more
+		}
+	})
+}
+
+// deliver hands the answers out.
+func (u *Updater) deliver() {
+	for _, answer := range u.run.replies {
+		answer()
 	}
+	u.run.replies = nil
 }
 
 // Do carries out a request. It returns when the request is fulfilled, refused,
@@ -94,7 +106,7 @@ func (u *Updater) take(r *request) {
 		err = u.remember(m)
 	}
 	if err != nil {
-		r.answer("", err)
+		u.reply(r, "", err)
 		return
 	}
 	u.run.failed = nil
@@ -103,7 +115,7 @@ func (u *Updater) take(r *request) {
 	if r.Action == ActRollback || r.Action == ActReboot {
 		outcome = Accepted
 	}
-	r.answer(outcome, nil)
+	u.reply(r, outcome, nil)
 }
 
 // takeUpdate makes the loop check, and write what it finds, for a caller.
@@ -112,9 +124,9 @@ func (u *Updater) takeUpdate(r *request) {
 	defer u.mu.Unlock()
 	switch {
 	case u.policy.Server.URL == "":
-		r.answer("", fmt.Errorf("%w: no update server is configured (server.url)", ErrRefused))
+		u.reply(r, "", fmt.Errorf("%w: no update server is configured (server.url)", ErrRefused))
 	case u.run.asked != nil:
-		r.answer("", ErrBusy)
+		u.reply(r, "", ErrBusy)
 	default:
 		u.run.asked, u.run.failed = r, nil
 	}
@@ -225,7 +237,7 @@ func (u *Updater) settleCheck(err error) {
 	}
 	r.checked = true
 	if err != nil || r.Action == ActCheck {
-		r.answer(Done, err)
+		u.reply(r, Done, err)
 		u.run.asked = nil
 	}
 }
@@ -242,7 +254,7 @@ func (u *Updater) settleUpdate(err error) {
 	if err != nil {
 		outcome = ""
 	}
-	r.answer(outcome, err)
+	u.reply(r, outcome, err)
 	u.run.asked = nil
 }
 
@@ -259,11 +271,11 @@ func (u *Updater) satisfy(o Observed, v view) {
 	u.mu.Unlock()
 	switch {
 	case s.Written || s.Staged:
-		r.answer(Updated, nil)
+		u.reply(r, Updated, nil)
 	case v.Facts.Offered && !v.Facts.MayWrite:
-		r.answer("", fmt.Errorf("%w: %s", ErrRefused, firstReason(v.Reasons)))
+		u.reply(r, "", fmt.Errorf("%w: %s", ErrRefused, firstReason(v.Reasons)))
 	default:
-		r.answer(NothingToDo, nil)
+		u.reply(r, NothingToDo, nil)
 	}
 }
 

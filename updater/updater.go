@@ -68,7 +68,8 @@ type running struct {
 	sick      string // why, for Sick
 	offer     *omaha.Offer
 	failed    *Failure
-	forced    bool // the policy gave a drain up and goes on without
+	replies   []func() // answers that wait for the next look
+	forced    bool     // the policy gave a drain up and goes on without
 	nextCheck time.Time
 	asked     *request // the update that somebody waits for
 }
@@ -119,6 +120,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		v := derive(o, u.recall(), u.Policy())
 		step := Decide(v.Facts)
 		u.note(o, v, step)
+		u.deliver()
 		if step == Wait || u.resting(o, step) {
 			u.rest(ctx, o, v)
 			continue
@@ -243,6 +245,7 @@ const (
 // rest waits until something may have changed.
 func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 	u.satisfy(o, v)
+	u.deliver()
 	wait := poll
 	if o.Permit == Queued || v.Facts.Goal != NoGoal && v.Facts.Permit == Held {
 		wait = pollQueue

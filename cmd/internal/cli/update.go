@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/bus"
@@ -64,9 +63,6 @@ func (s *session) updateNow(ctx context.Context, client *bus.Client, older bool)
 	if a.Outcome == updater.NothingToDo {
 		s.code = exitNothing
 	}
-	if a.Outcome == updater.Updated {
-		a.Status = settle(ctx, client, a.Status)
-	}
 	return s.print(a, func(w io.Writer) {
 		p := page{w, s.Now()}
 		if a.Outcome == updater.NothingToDo {
@@ -77,26 +73,6 @@ func (s *session) updateNow(ctx context.Context, client *bus.Client, older bool)
 		p.line("Now", "%s", p.doing(a.Status))
 		p.reasons(a.Status.Reasons)
 	})
-}
-
-// settling is how long the daemon may take to look at what it has done.
-const settling = 5 * time.Second
-
-// settle waits for the status that shows a release which is written: the daemon
-// may answer before it has looked again.
-func settle(ctx context.Context, client *bus.Client, last updater.Status) updater.Status {
-	ctx, cancel := context.WithTimeout(ctx, settling)
-	defer cancel()
-	shows := func(s updater.Status) bool { return s.Step != updater.Write && (s.Written || s.Staged) }
-	if shows(last) {
-		return last
-	}
-	client.Watch(ctx, func(s updater.Status) { // its error is that of ctx: the last status is as good as there is
-		if last = s; shows(s) {
-			cancel()
-		}
-	})
-	return last
 }
 
 // plan says what an update would do. Its exit code is that of the update.
