@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -285,6 +284,3 @@ func (u *Updater) pcrPath(s partition.Slot) string {
 }
 
 func (u *Updater) responsePath() string { return filepath.Join(u.Scratch, "response.xml") }
-
-// missing reports whether err says that a file is not there.
-func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
