@@ -10,6 +10,8 @@ type frontier struct {
 	next   int
 	ahead  map[int]bool // done, beyond next
 	synced bool         // all is done and durable
+	image  *image       // the one that is being read back
+	read   int64        // how far it was
 	failed bool
 	index  int // of the first operation, in the payload's order, that failed
 	err    error
@@ -74,6 +76,24 @@ func (f *frontier) finish() {
 	defer f.mu.Unlock()
 	f.synced = true
 	f.change.Broadcast()
+}
+
+// reading says how far an image was read back.
+func (f *frontier) reading(im *image, pos int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.image, f.read = im, pos
+	f.change.Broadcast()
+}
+
+// pace holds back the operations while more than maxUnread bytes could be read
+// back: else the workers take all processors, and a single one reads back
+// what they have left behind.
+func (f *frontier) pace() {
+	const maxUnread = 16 << 20
+	f.wait(func(next int, synced bool) bool {
+		return f.image == nil || f.image.readable(next, synced)-f.read <= maxUnread
+	})
 }
 
 func (f *frontier) failure() error {

@@ -8,7 +8,7 @@ import (
 )
 
 // readSize is how much is read back at a time.
-const readSize = 512 << 10
+const readSize = chunk
 
 // settle computes, for every operation of an image, below which byte none of
 // it and of those after it writes.
@@ -39,7 +39,7 @@ func (im *image) readable(next int, synced bool) int64 {
 // behind the writing.
 func (r *run) readBack(ctx context.Context) (map[string][]byte, error) {
 	sums := map[string][]byte{}
-	buffers := newPool(3, readSize) // one read, one hashed, one between
+	buffers := newPool(2, readSize) // one is read while the other is hashed
 	for _, im := range r.images {
 		if im.sink == nil {
 			continue
@@ -86,6 +86,7 @@ func (r *run) readImage(ctx context.Context, im *image, buffers pool) (sum []byt
 		}
 		pos += int64(len(b))
 		full <- b
+		r.frontier.reading(im, pos)
 	}
 	close(full)
 	hashing.Wait()

@@ -51,9 +51,9 @@ type run struct {
 func newRun(p *plan, s *stream, workers int) *run {
 	r := &run{plan: p, stream: s, workers: workers, frontier: newFrontier(0), large: semaphore.NewWeighted(maxLargeBlobs)}
 	if r.workers <= 0 {
-		// Two more than processors: a worker waits while its data is
-		// written, and another decompresses meanwhile.
-		r.workers = min(runtime.GOMAXPROCS(0)+2, maxWorkers)
+		// One more than processors: one waits while its data is
+		// written, and the others decompress meanwhile.
+		r.workers = min(runtime.GOMAXPROCS(0)+1, maxWorkers)
 	}
 	for i := range p.partitions {
 		part := &p.partitions[i]
@@ -121,6 +121,7 @@ func (r *run) fetch(ctx context.Context, from int, jobs chan<- job) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		r.frontier.pace()
 		if err := r.records.mark(index, r.stream); err != nil {
 			return err
 		}
