@@ -38,7 +38,7 @@ func (u *Updater) lock(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case <-u.wake:
+	case <-u.woken():
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func (u *Updater) check(ctx context.Context, o Observed) error {
 	}
 	u.operation(CheckingForUpdate)
 	event := u.checkEvent(o)
-	demand := u.run.asked != nil && u.run.asked.OnDemand
+	demand := u.onDemand()
 	offer, err := c.Check(ctx, who, omaha.CheckQuery{OnDemand: demand, Event: &event})
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -126,7 +126,7 @@ func (u *Updater) checked(ctx context.Context, o Observed, c *omaha.Client, who 
 		u.operation(Idle)
 		return nil
 	}
-	if until := m.Poll.URLs.BackoffUntil(terms(offer)); u.Now().Before(until) && u.run.asked == nil && !m.holds(offer) {
+	if until := m.Poll.URLs.BackoffUntil(terms(offer)); u.Now().Before(until) && u.asking() == nil && !m.holds(offer) {
 		u.run.offer = nil
 		deferred := omaha.Event{Type: omaha.EventUpdateComplete, Result: omaha.ResultDeferred, ErrorCode: u.wire(omaha.CodeDeferredForBackoff, false)}
 		u.tell(ctx, c, who, deferred)
@@ -203,8 +203,7 @@ func (u *Updater) planCheck(last policy.Answer) {
 // tell reports an event as well as it can: an event that does not arrive is
 // no fault of the update.
 func (u *Updater) tell(ctx context.Context, c *omaha.Client, who omaha.Machine, e omaha.Event) {
-	demand := u.run.asked != nil && u.run.asked.OnDemand
-	if err := c.Report(ctx, who, e, demand); err != nil && ctx.Err() == nil {
+	if err := c.Report(ctx, who, e, u.onDemand()); err != nil && ctx.Err() == nil {
 		u.event(EventWaiting, "", nil, "the server did not take event %d/%d: %v", e.Type, e.Result, err)
 	}
 }

@@ -20,9 +20,10 @@ func (u *Updater) look(ctx context.Context) Observed {
 	defer cancel()
 	p, run := u.Policy(), &u.run
 	o := Observed{Now: u.Now(), Health: run.health, Offer: run.offer, Failed: run.failed}
-	o.Asked = run.asked != nil
-	o.Older = o.Asked && run.asked.AllowDowngrade
-	o.Stale = p.Update.Enabled && p.Server.URL != "" && !o.Now.Before(run.nextCheck) || o.Asked && !run.asked.checked
+	if asked := u.asking(); asked != nil {
+		o.Asked, o.Older, o.Stale = true, asked.AllowDowngrade, !asked.checked
+	}
+	o.Stale = o.Stale || p.Update.Enabled && p.Server.URL != "" && !o.Now.Before(run.nextCheck)
 	u.lookInside(&o)
 	if m := u.recall(); o.Known {
 		next := m.reconcile(o, patience{Retries: p.Trial.Retries, Backoff: p.Trial.RetryBackoff})
@@ -31,6 +32,10 @@ func (u *Updater) look(ctx context.Context) Observed {
 		}
 	}
 	u.lookOutside(ctx, &o)
+	if o.Permit != Held {
+		run.forced = false
+	}
+	o.Drained = o.Drained || run.forced
 	return o
 }
 
@@ -67,10 +72,6 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed) {
 		o.Drained = true
 		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
 	}
-	if o.Permit != Held {
-		u.run.forced = false
-	}
-	o.Drained = o.Drained || u.run.forced
 	m, p := u.recall(), u.Policy()
 	if o.Permit == Held || derive(*o, m, p).Facts.Goal == NoGoal {
 		return // nobody is going to ask for a permit
@@ -100,6 +101,17 @@ func (u *Updater) learn(before, after Memory) {
 func sameMemory(a, b Memory) bool {
 	return a.Trial == b.Trial && a.Written == b.Written && a.Wish == b.Wish && a.GoodAt.Equal(b.GoodAt) &&
 		len(a.History) == len(b.History) && a.Report == b.Report
+}
+
+// standing is what keeps a machine from ever being updated.
+func standing(p policy.Policy) []Reason {
+	switch {
+	case p.Server.URL == "":
+		return []Reason{{Kind: "server", Text: "no update server is configured (server.url): releases are neither looked for nor taken"}}
+	case !p.Update.Enabled:
+		return []Reason{{Kind: "disabled", Text: "updates are disabled (update.enabled, or SERVER=disabled in update.conf): the server is asked only when somebody says so"}}
+	}
+	return nil
 }
 
 // note puts what was seen into the status, and tells when the step or the
@@ -149,6 +161,10 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 		s.Operation, s.Progress = restingOperation(*s), 0
 	}
 	s.Reasons = append(slices.Clip(v.Reasons), u.trouble...)
+	s.Reasons = append(s.Reasons, standing(p)...)
+	if step == Wait && len(s.Reasons) == 0 {
+		s.Reasons = []Reason{{Kind: "current", Text: "nothing newer than " + o.Release + " was offered; the server is asked again", Until: u.run.nextCheck}}
+	}
 }
 
 var (

@@ -47,9 +47,6 @@ func (u *Updater) deliver() {
 func (u *Updater) Do(ctx context.Context, r Request) (Outcome, error) {
 	req := &request{Request: r, ctx: ctx, done: make(chan answer, 1)}
 	u.mu.Lock()
-	if u.wake == nil {
-		u.wake = make(chan struct{}, 1)
-	}
 	u.requests = append(u.requests, req)
 	if interrupts(r.Action) && u.busy != nil {
 		u.busy()
@@ -65,6 +62,19 @@ func (u *Updater) Do(ctx context.Context, r Request) (Outcome, error) {
 	}
 }
 
+// asking returns the request for a check or an update that somebody waits for.
+func (u *Updater) asking() *request {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.asked
+}
+
+// onDemand reports whether a person waits for what is done now.
+func (u *Updater) onDemand() bool {
+	r := u.asking()
+	return r != nil && r.OnDemand
+}
+
 // interrupts says whether a request ends a download or drain that is under way.
 func interrupts(a Action) bool {
 	return a == ActPause || a == ActCancel || a == ActRollback || a == ActMarkBad
@@ -75,8 +85,8 @@ func (u *Updater) abandon(r *request) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.requests = slices.DeleteFunc(u.requests, func(q *request) bool { return q == r })
-	if u.run.asked == r {
-		u.run.asked = nil
+	if u.asked == r {
+		u.asked = nil
 		if u.busy != nil {
 			u.busy()
 		}
@@ -125,10 +135,10 @@ func (u *Updater) takeUpdate(r *request) {
 	switch {
 	case u.policy.Server.URL == "":
 		u.reply(r, "", fmt.Errorf("%w: no update server is configured (server.url)", ErrRefused))
-	case u.run.asked != nil:
+	case u.asked != nil:
 		u.reply(r, "", ErrBusy)
 	default:
-		u.run.asked, u.run.failed = r, nil
+		u.asked, u.run.failed = r, nil
 	}
 }
 
@@ -231,14 +241,14 @@ func (u *Updater) reset(m Memory) (Memory, error) {
 func (u *Updater) settleCheck(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	r := u.run.asked
+	r := u.asked
 	if r == nil {
 		return
 	}
 	r.checked = true
 	if err != nil || r.Action == ActCheck {
 		u.reply(r, Done, err)
-		u.run.asked = nil
+		u.asked = nil
 	}
 }
 
@@ -246,7 +256,7 @@ func (u *Updater) settleCheck(err error) {
 func (u *Updater) settleUpdate(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	r := u.run.asked
+	r := u.asked
 	if r == nil {
 		return
 	}
@@ -255,19 +265,19 @@ func (u *Updater) settleUpdate(err error) {
 		outcome = ""
 	}
 	u.reply(r, outcome, err)
-	u.run.asked = nil
+	u.asked = nil
 }
 
 // satisfy answers who asked for an update when there is nothing more to do
 // for it.
 func (u *Updater) satisfy(o Observed, v view) {
 	u.mu.Lock()
-	r, s := u.run.asked, u.status
+	r, s := u.asked, u.status
 	if r == nil || !r.checked {
 		u.mu.Unlock()
 		return
 	}
-	u.run.asked = nil
+	u.asked = nil
 	u.mu.Unlock()
 	switch {
 	case s.Written || s.Staged:

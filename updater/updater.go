@@ -52,6 +52,7 @@ type Updater struct {
 	status   Status
 	memory   Memory
 	requests []*request
+	asked    *request // the check or update that somebody waits for
 	wake     chan struct{}
 	busy     context.CancelFunc // ends the step that is being done, if it can be ended
 	step     Step
@@ -71,7 +72,6 @@ type running struct {
 	replies   []func() // answers that wait for the next look
 	forced    bool     // the policy gave a drain up and goes on without
 	nextCheck time.Time
-	asked     *request // the update that somebody waits for
 }
 
 // SetPolicy puts another policy in force, from the next look on.
@@ -132,11 +132,6 @@ func (u *Updater) Run(ctx context.Context) error {
 
 // start loads the memory and plans the first check.
 func (u *Updater) start(ctx context.Context) error {
-	u.mu.Lock()
-	if u.wake == nil {
-		u.wake = make(chan struct{}, 1)
-	}
-	u.mu.Unlock()
 	m, err := u.Store.Load()
 	if err != nil {
 		u.event(EventError, "", err, "what this machine remembered is lost; a written release is written again, a rejected one may be tried again")
@@ -260,7 +255,7 @@ func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
-	case <-u.wake:
+	case <-u.woken():
 	}
 }
 
@@ -273,9 +268,19 @@ func times(reasons []Reason) (at []time.Time) {
 
 func (u *Updater) poke() {
 	select {
-	case u.wake <- struct{}{}:
+	case u.woken() <- struct{}{}:
 	default:
 	}
+}
+
+// woken is the channel that ends a wait.
+func (u *Updater) woken() chan struct{} {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.wake == nil {
+		u.wake = make(chan struct{}, 1)
+	}
+	return u.wake
 }
 
 // Policy returns the policy in force.

@@ -124,8 +124,9 @@ func (s *Source) Open(ctx context.Context, offset int64) (io.ReadCloser, error) 
 	case offset < 0 || s.Size > 0 && offset > s.Size:
 		return nil, fmt.Errorf("open payload at %d of %d: %w", offset, s.Size, ErrSize)
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	r := &reader{
-		s: s, ctx: ctx, offset: offset, total: unknown,
+		s: s, ctx: ctx, cancel: cancel, offset: offset, total: unknown,
 		bad: make([]error, len(s.URLs)),
 	}
 	if s.Size > 0 {
@@ -135,6 +136,7 @@ func (s *Source) Open(ctx context.Context, offset int64) (io.ReadCloser, error) 
 		return r, nil
 	}
 	if err := r.open(); err != nil {
+		cancel()
 		return nil, fmt.Errorf("open payload: %w", err)
 	}
 	return r, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -17,7 +18,9 @@ const unknown = -1
 // A reader is the payload's bytes over as many answers as it takes.
 type reader struct {
 	s      *Source
-	ctx    context.Context // of Open: a Read has no other way to hear of a cancel
+	ctx    context.Context    // of Open: a Read has no other way to hear of a cancel
+	cancel context.CancelFunc // of ctx
+	busy   sync.Mutex         // held by Read
 	offset int64           // of the next byte
 	total  int64           // bytes of the whole payload, or unknown
 	answer *answer         // where bytes come from, nil between two attempts
@@ -37,6 +40,8 @@ func (r *reader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	r.busy.Lock()
+	defer r.busy.Unlock()
 	for r.err == nil {
 		switch {
 		case r.offset == r.total:
@@ -60,8 +65,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	return 0, r.err
 }
 
-// Close implements io.Closer.
+// Close implements io.Closer. It may be called during a Read, which it ends.
 func (r *reader) Close() error {
+	r.cancel()
+	r.busy.Lock()
+	defer r.busy.Unlock()
 	r.drop()
 	if r.err == nil {
 		r.err = os.ErrClosed

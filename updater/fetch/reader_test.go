@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"testing"
 	"testing/synctest"
@@ -351,5 +352,34 @@ func TestClosedReader(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
+	}
+}
+
+// TestCloseDuringARead ends a read that hangs: a program that gives a payload
+// up does not wait for the server.
+func TestCloseDuringARead(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		w.Write(make([]byte, 10))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	r, err := (&Source{URLs: []string{server.URL}, Size: 1000}).Open(context.Background(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	started := make(chan struct{})
+	go func() {
+		io.ReadFull(r, make([]byte, 10))
+		close(started)
+		_, err := r.Read(make([]byte, 10))
+		done <- err
+	}()
+	<-started
+	r.Close()
+	if err := <-done; err == nil {
+		t.Error("the read went on after Close")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,10 +74,10 @@ func New(o Options) (*Daemon, error) {
 		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server},
 		Now:       time.Now,
 		Keys:      ReadKeys,
-		HTTP:      HTTPClient,
+		HTTP:      new(clients).get,
 	}
 	d.server.Controller = d.updater
-	d.updater.SetPolicy(withPassword(p))
+	d.force(p)
 	return d, nil
 }
 
@@ -118,10 +119,19 @@ func (d *Daemon) reload(ctx context.Context) error {
 		}
 		d.updater.Trouble("policy", err)
 		if err == nil {
-			d.updater.SetPolicy(withPassword(p))
+			d.force(p)
 		}
 		d.ready()
 	}
+}
+
+// force puts a policy in force, and says with every status what it cannot do.
+func (d *Daemon) force(p policy.Policy) {
+	_, err := ReadKeys(p.Trust)
+	d.updater.Trouble("keys", err)
+	_, err = HTTPClient(p)
+	d.updater.Trouble("http", err)
+	d.updater.SetPolicy(withPassword(p))
 }
 
 // unchangeable refuses a new policy that needs a restart: disk and state are
@@ -168,6 +178,31 @@ func ReadKeys(t policy.Trust) (payload.Keys, error) {
 		pems = append(pems, data)
 	}
 	return payload.ParseKeys(pems...)
+}
+
+// clients keeps the client of the last policy, so that its connections are
+// used again and not left behind.
+type clients struct {
+	mu     sync.Mutex
+	server policy.Server
+	client *http.Client
+}
+
+func (c *clients) get(p policy.Policy) (*http.Client, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client != nil && c.server == p.Server {
+		return c.client, nil
+	}
+	next, err := HTTPClient(p)
+	if err != nil {
+		return nil, err
+	}
+	if c.client != nil {
+		c.client.CloseIdleConnections()
+	}
+	c.client, c.server = next, p.Server
+	return next, nil
 }
 
 // HTTPClient builds the client that a policy describes.
