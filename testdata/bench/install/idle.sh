@@ -38,11 +38,12 @@ finish() {
 	exit "$status"
 }
 
-# build makes drydockd as a release would: no debug information.
+# build makes drydockd as a release would, without debug information, and with the
+# etcd client in it, which the reboot lock is to use.
 build() {
 	[ -z "$drydockd" ] || return 0
 	drydockd=$state/drydockd
-	(cd "$module" && nice go build -trimpath -ldflags='-s -w' -o "$drydockd" ./cmd/drydockd)
+	(cd "$module" && nice go build -tags etcdlinked -trimpath -ldflags='-s -w' -o "$drydockd" ./cmd/drydockd)
 }
 
 # a_machine makes what the daemon looks at: a disk image with Flatcar's two
