@@ -625,3 +625,25 @@ func TestCheckConfigJudgesTheFileAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestManPageNamesEveryFlag keeps drydockd(8) true.
+func TestManPageNamesEveryFlag(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(real.Module(t), "dist", "man", "drydockd.8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	help, _ := exec.Command(buildDaemon(t), "-help").CombinedOutput()
+	flags := 0
+	for line := range strings.Lines(string(help)) {
+		if name, ok := strings.CutPrefix(line, "  -"); ok {
+			flags++
+			name = strings.ReplaceAll(strings.Fields(name)[0], "-", `\-`)
+			if !strings.Contains(string(page), `\-`+name) {
+				t.Errorf("drydockd(8) does not name -%s", name)
+			}
+		}
+	}
+	if flags < 4 {
+		t.Errorf("only %d flags in %s", flags, help)
+	}
+}
