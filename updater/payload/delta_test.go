@@ -224,6 +224,30 @@ func TestSourceOperations(t *testing.T) {
 	}
 }
 
+// A source that changes after it was checked must not reach the target.
+func TestSourceIsReadOnce(t *testing.T) {
+	old, new := deltaImages()
+	root := &memory{b: make([]byte, len(new))}
+	target := Target{Device: root, Source: &fickle{b: bytes.Clone(old)}, SourceSize: int64(len(old))}
+	if _, err := apply(t.Context(), sourceDelta(t, old, new, nil), publicKeys(testKey(t, "p256")), map[string]Target{Root: target}, Options{Workers: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(root.b, new) {
+		t.Error("another image was written")
+	}
+}
+
+// fickle gives every byte once, and then another.
+type fickle struct{ b []byte }
+
+func (f *fickle) ReadAt(p []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(f.b).ReadAt(p, off)
+	for i := range n {
+		f.b[off+int64(i)] ^= 0xff
+	}
+	return n, err
+}
+
 // discarding is a device that fills discarded blocks with what it likes.
 type discarding struct{ memory }
 

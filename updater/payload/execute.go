@@ -20,6 +20,7 @@ const maxWindow = 8 << 20
 type worker struct {
 	blockSize int64
 	out       []byte        // chunk bytes of output
+	old       []byte        // chunk bytes of the old image
 	zstd      *zstd.Decoder // whole blobs into out
 }
 
@@ -183,27 +184,38 @@ func (w *worker) zero(ctx context.Context, to extentWriter) error {
 }
 
 // fromSource reads the old image, checks that it is the right one there, and
-// copies or patches it.
+// copies or patches it. What fits into a buffer is read once, so that what was
+// checked is what is used.
 func (w *worker) fromSource(ctx context.Context, j job, to extentWriter) error {
-	old := extentReader{from: j.image.source, extents: j.op.src, blockSize: w.blockSize, size: j.op.srcBytes}
+	from := extentReader{from: j.image.source, extents: j.op.src, blockSize: w.blockSize, size: j.op.srcBytes}
+	var old io.ReaderAt = from
+	if from.size <= chunk {
+		if w.old == nil {
+			w.old = newBuffer(chunk)
+		}
+		if _, err := io.ReadFull(io.NewSectionReader(from, 0, from.size), w.old[:from.size]); err != nil {
+			return fmt.Errorf("%w: read it: %w", ErrSourceMismatch, err)
+		}
+		old = bytes.NewReader(w.old[:from.size])
+	}
 	if err := w.checkSource(ctx, j, old); err != nil {
 		return err
 	}
 	if j.op.kind == SourceCopy {
-		return w.copy(ctx, io.NewSectionReader(old, 0, old.size), to)
+		return w.copy(ctx, io.NewSectionReader(old, 0, from.size), to)
 	}
-	patch, err := newPatchReader(old, old.size, j.blob, j.op.dstBytes)
+	patch, err := newPatchReader(old, from.size, j.blob, j.op.dstBytes)
 	if err != nil {
 		return err
 	}
 	return w.copy(ctx, patch, to)
 }
 
-func (w *worker) checkSource(ctx context.Context, j job, old extentReader) error {
+func (w *worker) checkSource(ctx context.Context, j job, old io.ReaderAt) error {
 	if len(j.op.srcHash) == 0 {
 		return nil
 	}
-	sum, err := hashRange(ctx, old, old.size, w.buffer())
+	sum, err := hashRange(ctx, old, j.op.srcBytes, w.buffer())
 	if err != nil {
 		return fmt.Errorf("%w: read it: %w", ErrSourceMismatch, err)
 	}

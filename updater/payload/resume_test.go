@@ -69,12 +69,12 @@ func (d *durableMemory) Sync() error {
 // was synced before it gives the same image, and costs no byte twice.
 func TestResumeAtEveryCheckpoint(t *testing.T) {
 	for _, major := range []int{1, 2} {
-		image := mixedImage((2*major+1)<<20 + 17*BlockSize) // bzip2 is slow
+		image := mixedImage((2*major)<<20 + 17*BlockSize) // bzip2 is slow
 		spec := newSpec(t, major, "rsa2048").with(Root, image)
 		src := &countingSource{bytesSource: spec.create(t)}
 		keys := publicKeys(spec.Signers...)
 		sum := sha256.Sum256(src.bytesSource)
-		for _, claimed := range [][]byte{nil, sum[:]} {
+		for _, claimed := range [][]byte{nil, sum[:]}[2-major:] { // in major 1 both are the same
 			marks, durable := checkpoints(t, src, keys, len(image), Options{SHA256: claimed, Workers: 1})
 			if len(marks) < 2 {
 				t.Fatalf("major %d: %d checkpoints", major, len(marks))

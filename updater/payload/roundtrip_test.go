@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/drydock-os/drydock/testdata/real"
+	"github.com/drydock-os/drydock/updater/payload/internal/wire"
 )
 
 // bytesSource is a payload in memory.
@@ -145,6 +148,34 @@ func TestCreateIsDeterministic(t *testing.T) {
 				t.Errorf("major %d: %d workers made another payload than one", major, workers)
 			}
 		}
+	}
+}
+
+// What old clients of major 1 read instead of procedures: one operation that
+// does nothing for each blob of the kernel, and one for the signature.
+func TestMajor1IsWrittenAsUpstreamDoes(t *testing.T) {
+	spec := newSpec(t, 1, "rsa2048").with(Root, mixedImage(5*BlockSize)).with(Kernel, mixedImage(BlockSize+1))
+	m, err := readMetadata(bytes.NewReader(spec.create(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w wire.Manifest1
+	if err := proto.Unmarshal(m.manifest(), &w); err != nil {
+		t.Fatal(err)
+	}
+	blob := w.Procedures[0].Operations[0]
+	if len(w.NoopOperations) != 2 || w.GetBlockSize() != BlockSize || w.Procedures[0].GetType() != 0 {
+		t.Fatalf("manifest: %v", &w)
+	}
+	for i, want := range [][2]uint64{{blob.GetDataOffset(), blob.GetDataLength()}, {w.GetSignaturesOffset(), w.GetSignaturesSize()}} {
+		op := w.NoopOperations[i]
+		e := op.DstExtents[0]
+		if op.GetDataOffset() != want[0] || op.GetDataLength() != want[1] || op.GetType() != 0 || e.GetStartBlock() != 1<<64-1 {
+			t.Errorf("noop %d: %v, want data at %d of %d bytes", i, op, want[0], want[1])
+		}
+	}
+	if op := w.PartitionOperations[0]; op.GetType() != uint32(ReplaceBZ) || op.DstLength != nil || len(op.DataSha256Hash) != 32 {
+		t.Errorf("operation: %v", op)
 	}
 }
 
