@@ -2,7 +2,7 @@ package partition
 
 import (
 	"bytes"
-	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -60,15 +60,18 @@ func (c GRUB) Table() (Table, error) {
 	return t, err
 }
 
-// Init makes the block of a new machine. It refuses to replace one.
+// Init makes the block of a new machine, or a new one for a block that cannot be
+// read; variables of others in it stay. It refuses, as fs.ErrExist, to touch a
+// block that says which slots boot: SetTable is for that.
 func (c GRUB) Init(t Table) error {
 	if err := c.writable(); err != nil {
 		return err
 	}
-	if had, err := (kernels{boot: c.Dir}).has(envFile); had || err != nil {
-		return fmt.Errorf("make environment block: %w", cmp.Or(err, fs.ErrExist))
+	env, err := c.unread()
+	if err != nil {
+		return fmt.Errorf("make environment block: %w", err)
 	}
-	data, err := envBlock{}.with(t)
+	data, err := env.with(t)
 	if err != nil {
 		return err
 	}
@@ -76,6 +79,26 @@ func (c GRUB) Init(t Table) error {
 		return fmt.Errorf("make environment block: %w", err)
 	}
 	return c.Dir.Sync()
+}
+
+// unread is what is worth keeping of a block that does not hold the flags: one
+// that is missing, torn, or of another's making.
+func (c GRUB) unread() (envBlock, error) {
+	data, err := readFile(c.Dir, envFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return envBlock{}, nil
+	}
+	if err != nil {
+		return envBlock{}, err
+	}
+	env, err := parseEnv(data)
+	if err != nil {
+		return envBlock{}, nil
+	}
+	if _, err := env.table(); err == nil {
+		return envBlock{}, fmt.Errorf("%s: %w", envFile, fs.ErrExist)
+	}
+	return env, nil
 }
 
 // writable refuses file systems that GRUB reads but does not write

@@ -1,7 +1,10 @@
 package partition
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -175,6 +178,60 @@ func TestGRUBRefusesFileSystemsThatItCannotWrite(t *testing.T) {
 type btrfs struct{ BootDir }
 
 func (btrfs) FileSystem() (string, error) { return "btrfs", nil }
+
+// Init is the way out when the block is torn, and must not be a way to forget
+// which slot is good.
+func TestGRUBInitReplacesOnlyWhatCannotBeRead(t *testing.T) {
+	good := Table{{1, 0, true}, {}}
+	held, err := envBlock{}.with(Table{{1, 0, true}, {2, 0, true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := []byte(envSignature + "saved_entry=x\n")
+	others = append(others, bytes.Repeat([]byte("#"), envSize-len(others))...)
+	for _, test := range []struct {
+		name   string
+		block  []byte // nil: none
+		want   error
+		remain string
+	}{
+		{"none", nil, nil, ""},
+		{"torn", held[:envSector], nil, ""},
+		{"empty", []byte{}, nil, ""},
+		{"of grub-editenv", others, nil, "saved_entry=x\n"},
+		{"whole", held, fs.ErrExist, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			boot, err := OpenPlainDir(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { boot.Close() })
+			if test.block != nil {
+				if err := replaceFile(boot, envFile, "new", test.block); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := GRUB{Dir: anyFileSystem{boot}}
+			if err := c.Init(good); !errors.Is(err, test.want) {
+				t.Fatalf("Init: %v, want %v", err, test.want)
+			}
+			data, err := readFile(boot, envFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.want != nil {
+				if !bytes.Equal(data, test.block) {
+					t.Errorf("the block was changed to %q", data)
+				}
+				return
+			}
+			if got, err := c.Table(); err != nil || got != good || !strings.Contains(string(data), test.remain) {
+				t.Errorf("flags %+v: %v; block %q", got, err, data)
+			}
+		})
+	}
+}
 
 func TestEnvironmentBlockRefused(t *testing.T) {
 	whole := func(text string) []byte {

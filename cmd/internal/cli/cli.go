@@ -25,6 +25,10 @@ const (
 	exitNothing = 3 // update: nothing to do
 )
 
+// exitCodes says it in the help of the commands that work on files and disks.
+const exitCodes = "They exit 0 when what they say is true, 1 with one line that says why not, and 2, as all commands do, when the\n" +
+	"command line itself is not understood."
+
 // A Program is the command and what it speaks to.
 type Program struct {
 	In       io.Reader

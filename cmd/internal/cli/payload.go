@@ -23,7 +23,8 @@ func (s *session) payload() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "payload",
 		Short: "Read, verify, apply and make update payloads",
-		Long:  "Read, verify, apply and make update payloads (CrAU major 1 and 2). No daemon is needed.",
+		Long: "Read, verify, apply and make update payloads (CrAU major 1 and 2). No daemon is needed.\n\n" +
+			exitCodes,
 	}
 	c.AddCommand(s.payloadInfo(), s.payloadVerify(), s.payloadApply(), s.payloadCreate())
 	return c

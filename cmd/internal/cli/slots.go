@@ -14,11 +14,13 @@ import (
 func (s *session) slots() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "slots",
-		Short: "Show and set the boot flags of a disk's two slots",
+		Short: "Show, set and make the boot flags of two slots",
 		Long: "Show and set the boot flags of the two slots of a disk, or of a disk's image, as they are in its partition table\n" +
-			"(gptprio). No daemon is needed.",
+			"(gptprio), and make those of a machine that GRUB boots. No daemon is needed.\n\n" +
+			"The flags that systemd-boot and GRUB keep are on the boot partition: drydock status shows those of this machine.\n\n" +
+			exitCodes,
 	}
-	c.AddCommand(s.slotsShow(), s.slotsSet())
+	c.AddCommand(s.slotsShow(), s.slotsSet(), s.slotsInit())
 	return c
 }
 
@@ -26,7 +28,9 @@ func (s *session) slotsShow() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show [--json] DISK",
 		Short: "Show both slots, what the loader boots next, and the state of the partition table",
-		Args:  cobra.ExactArgs(1),
+		Long: "Show both slots of a disk or an image, what a loader of gptprio boots next, and the state of the partition table.\n" +
+			"The flags that systemd-boot and GRUB keep are not in it: see drydock status.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			disk, err := partition.ReadDisk(args[0])
 			if err != nil {
