@@ -170,7 +170,6 @@ type Slots struct {
 	Labels        []string `mapstructure:"labels"`         // GPT names of slot A and slot B, in this order
 	Booted        string   `mapstructure:"booted"`         // "auto", "A" or "B"
 	BootDirectory string   `mapstructure:"boot_directory"` // where the boot partition is mounted
-	GrubEnv       string   `mapstructure:"grub_env"`       // the environment block, for control grub
 	Kernel        bool     `mapstructure:"kernel"`         // write a release's kernel or UKI below BootDirectory; false: refuse a release that brings one
 }
 
@@ -219,7 +218,6 @@ func Default() Policy {
 			Labels:        []string{"USR-A", "USR-B"},
 			Booted:        "auto",
 			BootDirectory: "/boot",
-			GrubEnv:       "/boot/grub/grubenv",
 			Kernel:        true,
 		},
 		State: "/var/lib/drydock",

@@ -146,7 +146,6 @@ func (s Slots) validate(c *checks) {
 	}
 	oneOf(c, "slots.booted", s.Booted, "auto", "A", "B")
 	c.absolute("slots.boot_directory", s.BootDirectory)
-	c.absolute("slots.grub_env", s.GrubEnv)
 }
 
 // checks collects what is wrong.

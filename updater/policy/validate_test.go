@@ -98,7 +98,6 @@ func TestValidateNamesTheKey(t *testing.T) {
 		{"slots.labels[1]: \"\" is no GPT partition name", func(p *Policy) { p.Slots.Labels = []string{"A", ""} }},
 		{"slots.booted: \"a\" is none of", func(p *Policy) { p.Slots.Booted = "a" }},
 		{"slots.boot_directory: \"/boot/\"", func(p *Policy) { p.Slots.BootDirectory = "/boot/" }},
-		{"slots.grub_env: \"\"", func(p *Policy) { p.Slots.GrubEnv = "" }},
 		{"state: \"var\" is not an absolute path", func(p *Policy) { p.State = "var" }},
 	} {
 		p := useful()
