@@ -14,15 +14,19 @@ import (
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/updater/fetch"
 	"github.com/drydock-os/drydock/updater/payload"
+	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/state"
 )
 
 // checkpoint is where an interrupted download goes on: the newest point up to
 // which everything had been synced to the slot.
 type checkpoint struct {
-	SHA256 []byte `json:"sha256"` // of the payload it belongs to
-	Slot   string `json:"slot"`
-	State  []byte `json:"state"` // the payload package's own
+	SHA256  []byte `json:"sha256"` // of the payload it belongs to
+	Slot    string `json:"slot"`
+	State   []byte `json:"state"` // the payload package's own
+	Version string `json:"version"`
+	Done    int64  `json:"done"`  // payload bytes
+	Total   int64  `json:"total"` // payload bytes
 }
 
 // checkpoint returns the saved state that belongs to this offer and slot.
@@ -34,8 +38,19 @@ func (w *writing) checkpoint() []byte {
 	return c.State
 }
 
+// interruption is the download that an earlier run of the daemon did not end;
+// nil if there is none.
+func (u *Updater) interruption() *checkpoint {
+	c, err := (state.File[checkpoint]{Path: u.checkpointPath()}).Load()
+	if err != nil || len(c.State) == 0 {
+		return nil
+	}
+	return &c
+}
+
 func (w *writing) keepCheckpoint(s []byte) error {
-	return state.File[checkpoint]{Path: w.u.checkpointPath()}.Save(checkpoint{SHA256: w.offer.SHA256, Slot: w.slot.String(), State: s})
+	return state.File[checkpoint]{Path: w.u.checkpointPath()}.Save(checkpoint{
+		SHA256: w.offer.SHA256, Slot: w.slot.String(), State: s, Version: w.offer.Version, Done: w.done, Total: w.offer.Size})
 }
 
 // prepareSource sets up the download from the offer's URLs, the one whose
@@ -121,7 +136,7 @@ func (w *writing) packages(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("fetch packages: %w", err)
 	}
 	for _, pkg := range w.offer.Packages {
-		if !w.chosen(pkg) {
+		if !chosen(pkg, w.p) {
 			continue
 		}
 		if err := w.onePackage(ctx, dir, pkg); err != nil {
@@ -147,11 +162,11 @@ func terms(o *omaha.Offer) fetch.Terms {
 
 // chosen says whether this machine wants a package: what the server requires,
 // and what the policy's patterns name.
-func (w *writing) chosen(pkg omaha.Package) bool {
+func chosen(pkg omaha.Package, p policy.Policy) bool {
 	if pkg.Required {
 		return true
 	}
-	for _, pattern := range w.p.Update.Packages {
+	for _, pattern := range p.Update.Packages {
 		if ok, _ := path.Match(pattern, pkg.Name); ok {
 			return true
 		}

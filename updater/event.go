@@ -7,6 +7,7 @@ import (
 
 // event tells every observer what happened, with the status as it is now.
 func (u *Updater) event(t EventType, version string, err error, format string, args ...any) {
+	u.beat()
 	e := Event{At: u.Now(), Type: t, Version: version, Err: err, Message: fmt.Sprintf(format, args...)}
 	u.mu.Lock()
 	if t == EventError {
@@ -38,6 +39,7 @@ func (u *Updater) operation(op Operation) {
 // the end: as often as upstream's clients expect it.
 type progress struct {
 	u    *Updater
+	w    *writing
 	last float64
 	at   time.Time
 }
@@ -46,6 +48,8 @@ func (p *progress) report(done, total int64) {
 	if total <= 0 {
 		return
 	}
+	p.w.done = done
+	p.u.beat()
 	f, now := float64(done)/float64(total), p.u.Now()
 	if f < p.last+0.01 && done < total && now.Sub(p.at) < 10*time.Second {
 		return

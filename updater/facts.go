@@ -17,7 +17,8 @@ type Observed struct {
 	Unknown  string // why not
 	Booted   partition.Slot
 	Flags    partition.Table
-	Release  string // version that runs, by its own os-release
+	Release  string        // version that runs, by its own os-release
+	Up       time.Duration // since the boot; 0 if that is not known
 	Health   Health
 	Permit   Permit
 	Drained  bool
@@ -29,6 +30,9 @@ type Observed struct {
 	Blockers []Reason     // inhibitors, sessions, health, scheduler: what must not be in the way of a permit
 	Stopped  []Reason     // what takes a permit's use away again: a freeze
 }
+
+// onTrial reports whether the booted slot is not marked good yet.
+func (o Observed) onTrial() bool { return o.Known && !o.Flags[o.Booted].Successful }
 
 // A Failure is a step that went wrong and is not tried again before Until.
 type Failure struct {
@@ -127,6 +131,7 @@ func (m Memory) wanted(o Observed, p policy.Policy, version string, sha256 []byt
 // unwanted is a Reason as an error.
 type unwanted struct{ Reason }
 
+// Error is the reason's sentence.
 func (u unwanted) Error() string { return u.Text }
 
 // write says whether a release is offered that should be written, and may be.

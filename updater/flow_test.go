@@ -119,6 +119,12 @@ type bench struct {
 	deaf          bool                      // the server's answers get lost
 	deafAfterBoot bool                      // from the first reboot on
 	skew          time.Duration             // of the machine's clock
+	swap          func()                    // done once, between the first reboot and the next boot
+	stuck         bool                      // drains do not end
+	drains        int
+	drainsNeeded  int // the drain that does end; 0: none
+	ranges, paths []string
+	pollInterval  time.Duration
 
 	mu     sync.Mutex
 	events []updater.Event
@@ -148,6 +154,7 @@ func newBench(t *testing.T, running string) *bench {
 	mux.HandleFunc("/p/", func(w http.ResponseWriter, r *http.Request) {
 		b.mu.Lock()
 		data := b.files[filepath.Base(r.URL.Path)]
+		b.ranges, b.paths = append(b.ranges, r.Header.Get("Range")), append(b.paths, filepath.Base(r.URL.Path))
 		b.mu.Unlock()
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	})
@@ -179,7 +186,14 @@ func (a anyVersion) Offer(ctx context.Context, app omaha.App) (*omaha.Offer, err
 		}
 		return o, err
 	}
-	return a.Static.Offer(ctx, app)
+	o, err := a.Static.Offer(ctx, app)
+	if a.b.pollInterval > 0 && o == nil && err == nil {
+		o = &omaha.Offer{}
+	}
+	if o != nil && a.b.pollInterval > 0 {
+		o.PollInterval = a.b.pollInterval
+	}
+	return o, err
 }
 
 // stubborn is a machine whose logind may refuse a reboot at the last moment.
@@ -255,7 +269,7 @@ func (b *bench) daemon() *updater.Updater {
 	u := &updater.Updater{
 		Disk: b.machine, Control: b.machine.Control, Host: stubborn{b.machine, b.refuse},
 		Lock:      link.Lock{Group: b.group, Machine: "m"},
-		Scheduler: link.Scheduler{Cluster: b.cluster, Machine: "m"},
+		Scheduler: b.scheduler(),
 		Store:     updater.MemoryFile{Path: filepath.Join(b.dir, "memory.json")},
 		Scratch:   b.dir, Program: "drydock-test", Now: func() time.Time { return time.Now().Add(b.skew) },
 		Observers: []updater.Observer{updater.ObserverFunc(b.observe)},
@@ -312,6 +326,10 @@ func (b *bench) live(done func(updater.Status) bool) {
 		b.wait(run, func() bool { return done(u.Status()) })
 		rebooted := boot.Err() != nil && ctx.Err() == nil
 		b.deaf = b.deaf || rebooted && b.deafAfterBoot
+		if rebooted && b.swap != nil {
+			b.swap()
+			b.swap = nil
+		}
 		stop()
 		wg.Wait()
 		if !rebooted {
@@ -321,6 +339,22 @@ func (b *bench) live(done func(updater.Status) bool) {
 	if ctx.Err() != nil {
 		b.t.Fatalf("did not come to rest: %+v", b.current.Status())
 	}
+}
+
+func (b *bench) scheduler() updater.Scheduler {
+	s := link.Scheduler{Cluster: b.cluster, Machine: "m"}
+	if b.stuck {
+		return stuck{s, b}
+	}
+	return s
+}
+
+func (b *bench) bootID() string {
+	id, err := b.machine.Identity()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return id.BootID
 }
 
 func (b *bench) running() string {

@@ -18,6 +18,7 @@ const lookTimeout = 20 * time.Second
 func (u *Updater) look(ctx context.Context) Observed {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	u.beat()
 	p, run := u.Policy(), &u.run
 	o := Observed{Now: u.Now(), Health: run.health, Offer: run.offer, Failed: run.failed}
 	if asked := u.asking(); asked != nil {
@@ -26,12 +27,12 @@ func (u *Updater) look(ctx context.Context) Observed {
 	o.Stale = o.Stale || p.Update.Enabled && p.Server.URL != "" && !o.Now.Before(run.nextCheck)
 	u.lookInside(&o)
 	if m := u.recall(); o.Known {
-		next := m.reconcile(o, patience{Retries: p.Trial.Retries, Backoff: p.Trial.RetryBackoff})
+		next := m.reconcile(o, patience{Retries: p.Trial.Retries, Backoff: p.Trial.RetryBackoff, Pause: p.Reboot.RetryPause})
 		if !sameMemory(m, next) {
 			u.learn(m, next)
 		}
 	}
-	u.lookOutside(ctx, &o)
+	u.lookOutside(ctx, &o, u.recall())
 	if o.Permit != Held {
 		run.forced = false
 	}
@@ -47,7 +48,7 @@ func (u *Updater) lookInside(o *Observed) {
 		o.Unknown = err.Error()
 		return
 	}
-	o.BootID, o.Release = id.BootID, id.Release
+	o.BootID, o.Release, o.Up = id.BootID, id.Release, id.Up
 	if o.Booted, err = u.Disk.Booted(); err != nil {
 		o.Unknown = err.Error()
 		return
@@ -61,7 +62,7 @@ func (u *Updater) lookInside(o *Observed) {
 
 // lookOutside asks lock, scheduler and host. An answer that does not come
 // allows nothing.
-func (u *Updater) lookOutside(ctx context.Context, o *Observed) {
+func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 	standing, err := u.Lock.Standing(ctx)
 	if err != nil {
 		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read: " + err.Error()}}}
@@ -72,7 +73,7 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed) {
 		o.Drained = true
 		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
 	}
-	m, p := u.recall(), u.Policy()
+	p := u.Policy()
 	if o.Permit == Held || derive(*o, m, p).Facts.Goal == NoGoal {
 		return // nobody is going to ask for a permit
 	}
@@ -156,9 +157,15 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 		s.NewVersion, s.NewSize = o.Offer.Version, o.Offer.Size
 	case s.Written:
 		s.NewVersion, s.NewSize = m.Written.Version, m.Written.Size
+	case u.run.interrupted != nil:
+		c := u.run.interrupted
+		s.NewVersion, s.NewSize, s.Done, s.Total = c.Version, c.Total, c.Done, c.Total
 	}
 	if step == Wait {
 		s.Operation, s.Progress = restingOperation(*s), 0
+		if c := u.run.interrupted; c != nil && c.Total > 0 {
+			s.Progress = float64(c.Done) / float64(c.Total)
+		}
 	}
 	s.Reasons = append(slices.Clip(v.Reasons), u.trouble...)
 	s.Reasons = append(s.Reasons, standing(p)...)

@@ -3,6 +3,7 @@ package updater
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -83,7 +84,8 @@ type Identity struct {
 	Release   string // VERSION_ID, or VERSION, of its os-release
 	MachineID string
 	BootID    string
-	Arch      string // as uname(2) says
+	Arch      string        // as uname(2) says
+	Up        time.Duration // since the boot; 0 if that is not known
 }
 
 // HookRun is what a post-install hook is told.

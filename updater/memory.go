@@ -209,7 +209,11 @@ func (m Memory) disarm() Memory {
 type patience struct {
 	Retries int           // how often it is tried again
 	Backoff time.Duration // before the first retry; doubled for each further one
+	Pause   time.Duration // before a hook that failed is tried again
 }
+
+// before is how long the retry after so many returns waits.
+func (p patience) before(returns int) time.Duration { return p.Backoff << min(max(returns-1, 0), 10) }
 
 // reconcile brings the memory in line with what a boot has changed: a trial
 // that ended, one that came back without a verdict, a wish that was fulfilled.
@@ -218,10 +222,7 @@ func (m Memory) reconcile(o Observed, p patience) Memory {
 	if !o.Known {
 		return m
 	}
-	if m.GoodAt.After(o.Now) { // the clock was ahead: count from now
-		m.GoodAt = o.Now
-	}
-	m = m.reconcileWish(o)
+	m = m.reconcileClock(o, p).reconcileWish(o)
 	t := m.Trial
 	switch {
 	case t == nil:
@@ -251,8 +252,27 @@ func (m Memory) returned(o Observed, p patience) Memory {
 		m.Trial, m.Written, m.Ending = nil, nil, EndRolledBack
 		return m
 	}
-	t.RetryAt = o.Now.Add(p.Backoff << min(t.Returns-1, 10))
+	t.RetryAt = o.Now.Add(p.before(t.Returns))
 	return m.log(o.Now, EventReturned, t.Version, "%s is booted again and nobody recorded why; %s is tried again", o.Release, t.Version)
+}
+
+// reconcileClock puts right what was written down while the clock was ahead:
+// nothing lies in the future by more than the pause that put it there.
+func (m Memory) reconcileClock(o Observed, p patience) Memory {
+	if m.GoodAt.After(o.Now) {
+		m.GoodAt = o.Now
+	}
+	if t := m.Trial; t != nil && t.RetryAt.After(o.Now.Add(p.before(t.Returns))) {
+		c := *t
+		c.RetryAt = o.Now.Add(p.before(t.Returns))
+		m.Trial = &c
+	}
+	if w := m.Written; w != nil && w.NotBefore.After(o.Now.Add(p.Pause)) {
+		c := *w
+		c.NotBefore = o.Now.Add(p.Pause)
+		m.Written = &c
+	}
+	return m
 }
 
 // reconcileWish drops a wish that a reboot has fulfilled.

@@ -1,10 +1,12 @@
 package updater
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
 
+	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
 )
@@ -306,28 +308,43 @@ func (u *Updater) Plan(ctx context.Context) (Plan, error) {
 		return Plan{}, err
 	}
 	o.Offer = offer
-	u.lookOutside(ctx, &o)
-	v := derive(o, m, p)
-	plan := Plan{Running: o.Release, WrittenSlot: o.Booted.Other().String(), Reasons: v.Reasons}
+	plan := Plan{Running: o.Release, WrittenSlot: o.Booted.Other().String()}
 	if !offer.Update {
 		plan.Why = "the server offers nothing"
 		return plan, nil
 	}
-	plan.Offered, plan.URLs, plan.Download = offer.Version, offer.URLs, offer.Size
+	plan.Offered, plan.URLs = offer.Version, offer.URLs
 	if err := m.wanted(o, p, offer.Version, offer.SHA256, false); err != nil {
 		plan.Why = err.Error()
 		return plan, nil
 	}
 	plan.Wanted = true
-	if w := m.Written; w != nil && w.Version == offer.Version && m.usable(o, p) == nil {
-		plan.Download, plan.Why = 0, "it is written already"
-	}
 	plan.Steps = steps(p, o.Booted.Other(), offer.Version)
-	if s, err := p.Reboots(); err == nil && !s.Open(o.Now) {
-		at, _ := s.Next(o.Now)
-		plan.Reasons = append(plan.Reasons, Reason{Kind: "window", Text: "the reboot waits for its window", Until: at})
+	if m.holds(offer) && m.usable(o, p) == nil {
+		plan.Why = "it is written already"
+	} else {
+		plan.Download = u.remaining(offer, p)
+		plan.Reasons = derive(o, m, p).Reasons // what holds the download up
+		m.Written = &Written{Slot: o.Booted.Other(), Version: offer.Version, SHA256: offer.SHA256}
 	}
+	o.Offer = nil // and what would hold the reboot up, were it written
+	u.lookOutside(ctx, &o, m)
+	plan.Reasons = append(plan.Reasons, derive(o, m, p).Reasons...)
 	return plan, nil
+}
+
+// remaining is what is still to be fetched of an offer, in bytes.
+func (u *Updater) remaining(offer *omaha.Offer, p policy.Policy) int64 {
+	n := offer.Size
+	if c := u.interruption(); c != nil && bytes.Equal(c.SHA256, offer.SHA256) {
+		n -= c.Done
+	}
+	for _, pkg := range offer.Packages {
+		if chosen(pkg, p) {
+			n += pkg.Size
+		}
+	}
+	return n
 }
 
 // steps tells the way of an update under a policy.

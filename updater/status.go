@@ -24,6 +24,7 @@ const (
 
 var operationNames = [...]string{"idle", "checking-for-update", "update-available", "downloading", "verifying", "finalizing", "need-reboot", "reporting-error"}
 
+// String is the operation as a word.
 func (o Operation) String() string { return operationNames[o] }
 
 // MarshalText gives the operation as the word that String gives.

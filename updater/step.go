@@ -29,6 +29,7 @@ const (
 
 var stepNames = [...]string{"wait", "check", "write", "lock", "drain", "stage", "unstage", "reboot", "validate", "mark-good", "reject", "resume", "release"}
 
+// String is the step as status and log have it.
 func (s Step) String() string { return stepNames[s] }
 
 // Health is the verdict on the present boot.

@@ -17,9 +17,6 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		return u.judged(Sick, fmt.Sprintf("slot %s was to run %s and runs %s", o.Booted, t.Version, o.Release))
 	}
 	timeout := p.Health.Timeout
-	if d := p.Trial.Deadline; d > 0 && d < timeout {
-		timeout = d
-	}
 	began := u.Now()
 	var since time.Time // when it was first seen well, without a break
 	var ailments []Reason
@@ -30,7 +27,10 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		ailments = u.Host.Ailments(bounded, p)
 		cancel()
 		now := u.Now()
-		switch {
+		u.beat()
+		switch up := o.Up + now.Sub(began); {
+		case ctx.Err() == nil && o.onTrial() && o.Up > 0 && up >= p.Trial.Deadline && len(ailments) > 0:
+			return u.judged(Sick, fmt.Sprintf("not good %s after the boot (trial.deadline): %s", up.Round(time.Second), firstReason(ailments)))
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case len(ailments) > 0:

@@ -48,6 +48,7 @@ type Updater struct {
 	Rand *rand.Rand
 
 	mu       sync.Mutex
+	alive    time.Time
 	policy   policy.Policy
 	status   Status
 	memory   Memory
@@ -65,13 +66,14 @@ type Updater struct {
 // running is what one run of the daemon knows and a restart forgets: a look
 // finds it again, or it costs a check.
 type running struct {
-	health    Health
-	sick      string // why, for Sick
-	offer     *omaha.Offer
-	failed    *Failure
-	replies   []func() // answers that wait for the next look
-	forced    bool     // the policy gave a drain up and goes on without
-	nextCheck time.Time
+	health      Health
+	sick        string      // why, for Sick
+	interrupted *checkpoint // the download that an earlier run did not end
+	offer       *omaha.Offer
+	failed      *Failure
+	replies     []func() // answers that wait for the next look
+	forced      bool     // the policy gave a drain up and goes on without
+	nextCheck   time.Time
 }
 
 // SetPolicy puts another policy in force, from the next look on.
@@ -141,6 +143,9 @@ func (u *Updater) start(ctx context.Context) error {
 	u.mu.Unlock()
 	p := u.Policy()
 	u.run.nextCheck = policy.NextCheck(u.Now(), p.Update.FirstCheck, p.Update.CheckJitter, u.random)
+	if u.run.interrupted = u.interruption(); u.run.interrupted != nil {
+		u.run.nextCheck = policy.NextCheck(u.Now(), min(goOn, p.Update.FirstCheck), min(goOn, p.Update.FirstCheck), u.random)
+	}
 	if err := u.Store.Save(m); err != nil {
 		return fmt.Errorf("keep memory: %w", err)
 	}
@@ -148,6 +153,25 @@ func (u *Updater) start(ctx context.Context) error {
 	u.survey(o, derive(o, u.recall(), p), Wait)
 	u.event(EventStarted, "", nil, "drydock started")
 	return nil
+}
+
+// goOn is about when a daemon that finds a download interrupted asks again.
+const goOn = 30 * time.Second
+
+// beat notes a sign of life.
+func (u *Updater) beat() {
+	u.mu.Lock()
+	u.alive = u.Now()
+	u.mu.Unlock()
+}
+
+// Beat returns when the updater last gave a sign of life: it looked, began a
+// step, or got on with one. Between two signs a step may be silent for as long
+// as a drain, a hook or a health check may take.
+func (u *Updater) Beat() time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.alive
 }
 
 // do carries a step out, and remembers what went wrong.

@@ -31,6 +31,7 @@ type world struct {
 	checked bool
 	failed  Step // a step that went wrong and waits; Wait for none
 	taken   bool // an operator took the permit away once
+	wished  bool // an operator asked for a reboot once
 
 	memory Memory
 }
@@ -43,8 +44,8 @@ var (
 // key names a world; what is only told is left out.
 func (w world) key() string {
 	m := w.memory
-	s := fmt.Sprintf("%v %v %d %v %v %v %v %v %v %v %v %v %v %v %v|", w.external, w.badNew, w.tries, w.on, w.booted, w.flags, w.image,
-		w.health, w.permit, w.lockUp, w.drained, w.window, w.checked, w.failed, w.taken)
+	s := fmt.Sprintf("%v %v %d %v %v %v %v %v %v %v %v %v %v %v %v %v|", w.external, w.badNew, w.tries, w.on, w.booted, w.flags, w.image,
+		w.health, w.permit, w.lockUp, w.drained, w.window, w.checked, w.failed, w.taken, w.wished)
 	if m.Written != nil {
 		s += fmt.Sprintf(" written %v", *m.Written)
 	}
@@ -97,7 +98,7 @@ func (w world) observed() Observed {
 // decide is what the real loop does up to the step.
 func (w world) decide() (world, Step) {
 	p := w.policy()
-	w.memory = w.memory.reconcile(w.observed(), patience{p.Trial.Retries, p.Trial.RetryBackoff})
+	w.memory = w.memory.reconcile(w.observed(), patience{p.Trial.Retries, p.Trial.RetryBackoff, p.Reboot.RetryPause})
 	step := Decide(derive(w.observed(), w.memory, p).Facts)
 	if step == w.failed {
 		step = Wait
@@ -237,6 +238,12 @@ func (w world) around() map[string]world {
 		n = w
 		n.permit, n.taken = NoPermit, true
 		out["taken-away"] = n
+	}
+	if w.memory.Wish == nil && !w.wished && !w.badNew && w.tries == 1 { // enough to meet every step
+		n = w
+		n.wished = true
+		n.memory.Wish = &Wish{Goal: SameSlot, Slot: w.booted, Boot: "this", At: worldNow}
+		out["reboot"] = n
 	}
 	if passive := w.flags[w.booted.Other()]; w.memory.Wish == nil && passive.Successful && w.image[w.booted] == 2 && w.flags[w.booted].Successful {
 		n = w
@@ -378,7 +385,7 @@ func (w world) settle() (world, bool) {
 			w = n
 			continue
 		}
-		if next, _ := n.flags.Next(); n.external && next != n.booted {
+		if next, _ := n.flags.Next(); n.external && (next != n.booted || n.memory.Wish != nil) {
 			n.on = false // the other coordinator reboots it
 			w = n
 			continue

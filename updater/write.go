@@ -26,6 +26,7 @@ type writing struct {
 	source  *fetch.Source
 	resume  []byte
 	open    []io.Closer
+	done    int64  // payload bytes applied so far
 	release string // that runs
 	older   bool
 }
@@ -39,6 +40,7 @@ func (u *Updater) write(ctx context.Context, o Observed) error {
 	defer cancel()
 	w := &writing{u: u, p: u.Policy(), offer: o.Offer, booted: o.Booted, slot: o.Booted.Other(), release: o.Release, older: o.Older}
 	defer w.close()
+	u.run.interrupted = nil
 	u.report(ctx, omaha.EventUpdateDownloadStarted, omaha.ResultSuccess, omaha.CodeOK, false)
 	written, err := w.run(ctx, o)
 	if errors.Is(context.Cause(ctx), errWindowShut) {
@@ -149,7 +151,7 @@ func (w *writing) apply(ctx context.Context, pay *payload.Payload) (payload.Resu
 	if err != nil {
 		return payload.Result{}, err
 	}
-	report := &progress{u: w.u}
+	report := &progress{u: w.u, w: w}
 	return pay.Apply(ctx, targets, payload.Options{
 		Size: w.offer.Size, SHA256: w.offer.SHA256, Now: w.u.Now(), Resume: w.resume,
 		Checkpoint: w.keepCheckpoint, CheckpointBytes: w.u.CheckpointBytes, Progress: report.report,
@@ -232,13 +234,16 @@ func (w *writing) kernelTarget(part payload.PartitionInfo) (payload.Target, erro
 // errWrongRelease says that a payload is not the release that was offered.
 var errWrongRelease = errors.New("not the release that was offered")
 
+// errNoRelease says that the written image's own version could not be read.
+var errNoRelease = errors.New("the written image does not say which release it is")
+
 // accept judges what was written by its own word, since nothing signs what the
 // server claims, and fetches what belongs to the release.
 func (w *writing) accept(ctx context.Context, info payload.Info, result payload.Result) (*Written, error) {
 	w.close() // the host may have to mount it
 	version, err := w.u.Host.ImageRelease(w.slot)
-	if err != nil {
-		return nil, fmt.Errorf("%w: its os-release: %w", errWrongRelease, err)
+	if err != nil { // unknown is no verdict: it is refused and not rejected
+		return nil, fmt.Errorf("%w: %w", errNoRelease, err)
 	}
 	if version != w.offer.Version {
 		return nil, fmt.Errorf("%w: the server offers %s and the written image says that it is %s", errWrongRelease, w.offer.Version, version)
@@ -267,6 +272,9 @@ func (w *writing) failed(ctx context.Context, err error) error {
 		err = fmt.Errorf("a disk is full (the boot partition, the state directory or that of the extra packages); the running release is not touched, make room and try again: %w", err)
 	}
 	m := u.recall()
+	if w.done > 0 { // upstream: any byte takes a URL's failures back
+		m.Poll.URLs = m.Poll.URLs.Received()
+	}
 	m.Poll.URLs = m.Poll.URLs.Failed(terms(w.offer), fetch.FailureOf(int(code)), u.Now(), u.fuzz())
 	if errors.Is(err, errWrongRelease) {
 		m = m.reject(w.offer.Version, w.offer.SHA256, err.Error(), u.Now())
@@ -288,6 +296,7 @@ var codes = []struct {
 	code omaha.Code
 }{
 	{errWrongRelease, omaha.CodePayloadVerification},
+	{errNoRelease, omaha.CodeNewRootfsVerification},
 	{errPCRServer, omaha.CodePCRPolicyHTTP},
 	{fetch.ErrSize, omaha.CodePayloadSizeMismatch},
 	{payload.ErrNoKey, omaha.CodePubKeyVerification},
