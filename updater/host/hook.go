@@ -27,11 +27,17 @@ type Hook struct {
 	Environ []string          // where variables are taken from; os.Environ() if nil
 	Dir     string            // where mount points are made; the temporary directory if empty
 
+	// Required makes a release without the hook an error, ErrNoHook.
+	Required bool
+
 	// Running is the same hook of the running system, run where the slot is a
 	// btrfs whose twin (same UUID) is mounted, which no kernel mounts again,
 	// as upstream does it. Empty: that is an error.
 	Running string
 }
+
+// ErrNoHook says that a release has no hook and one is required.
+var ErrNoHook = errors.New("the release has no post-install hook")
 
 // HookArgs is what one run of a hook is told.
 type HookArgs struct {
@@ -55,7 +61,8 @@ type HookArgs struct {
 // others read them. Besides, DRYDOCK_SLOT, DRYDOCK_VERSION, DRYDOCK_PACKAGES and
 // DRYDOCK_RESPONSE hold the fields of a.
 //
-// A release without a hook is success, and Output says so. Any code but 0 is
+// A release without a hook is success, and Output says so, unless the hook is
+// Required. Any code but 0 is
 // an *ExitError, 3 no less than 1: upstream takes 3 for success (a leftover of
 // ChromeOS) and then waits for a reboot into nothing. A slot that cannot be
 // mounted here is ErrNoMount. When Run returns, the slot is unmounted and
@@ -68,7 +75,11 @@ func (h Hook) Run(ctx context.Context, a HookArgs) error {
 		}
 		defer root.Close()
 		// Lstat: a link into nothing is a broken hook, not none.
-		if _, err = root.Lstat(h.path()); errors.Is(err, fs.ErrNotExist) {
+		_, err = root.Lstat(h.path())
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && h.Required:
+			return fmt.Errorf("run hook %s of release %s: %w", h.path(), a.Version, ErrNoHook)
+		case errors.Is(err, fs.ErrNotExist):
 			h.say("release " + a.Version + " has no hook " + h.path() + ": nothing to run")
 			return nil
 		}
@@ -83,7 +94,7 @@ func (h Hook) Run(ctx context.Context, a HookArgs) error {
 // afterMount falls back to the running system's hook if the slot was not
 // mounted because of its twin.
 func (h Hook) afterMount(ctx context.Context, a HookArgs, err error) error {
-	if !errors.Is(err, errTwin) || h.Running == "" {
+	if !errors.Is(err, ErrTwin) || h.Running == "" {
 		return err
 	}
 	h.say("slot is a twin of the running system: running " + h.Running)

@@ -119,6 +119,18 @@ func TestReleaseWithoutHookIsSuccess(t *testing.T) {
 	}
 }
 
+// hook.postinstall = "require" used to do nothing.
+func TestRequiredHookIsMissed(t *testing.T) {
+	h := Hook{Required: true, Path: "/usr/lib/hook"}
+	err := h.Run(t.Context(), HookArgs{Device: ext2Slot(t, "exit 1"), Version: "3.1.0"})
+	if !errors.Is(err, ErrNoHook) || !strings.Contains(err.Error(), "usr/lib/hook of release 3.1.0") {
+		t.Errorf("without the hook: %v", err)
+	}
+	if err := (Hook{Required: true}).Run(t.Context(), HookArgs{Device: ext2Slot(t, "exit 0")}); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+}
+
 // The mount is in nobody's way: not seen outside while the hook runs, gone
 // after, the mount point too; and the hook cannot write to it.
 func TestHookMountIsPrivate(t *testing.T) {
@@ -274,14 +286,14 @@ func TestPlainFileIsNoMount(t *testing.T) {
 func TestTwinRunsTheRunningHook(t *testing.T) {
 	var out heard
 	h := Hook{Output: out.add, Running: put(t, t.TempDir(), "postinst", "#!/bin/sh\necho running $*\n", 0o755)}
-	if err := h.afterMount(t.Context(), HookArgs{Device: "/dev/sda4"}, errTwin); err != nil {
+	if err := h.afterMount(t.Context(), HookArgs{Device: "/dev/sda4"}, ErrTwin); err != nil {
 		t.Fatal(err)
 	}
 	if len(out.lines) != 2 || out.lines[1] != "running /dev/sda4" {
 		t.Errorf("got %q", out.lines)
 	}
 	h.Running = ""
-	if err := h.afterMount(t.Context(), HookArgs{}, errTwin); !errors.Is(err, errTwin) {
+	if err := h.afterMount(t.Context(), HookArgs{}, ErrTwin); !errors.Is(err, ErrTwin) {
 		t.Errorf("without a running hook: %v", err)
 	}
 }

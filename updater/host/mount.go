@@ -19,14 +19,15 @@ import (
 // we are not root. The caller decides what that means.
 var ErrNoMount = errors.New("slot cannot be mounted here")
 
-// errTwin says that a file system with the same UUID is mounted already, which
-// btrfs refuses for another device.
-var errTwin = errors.New("a file system with the same UUID is mounted")
+// ErrTwin says that a file system with the same UUID is mounted already, which
+// btrfs refuses for another device: nothing is known of the slot's content.
+var ErrTwin = errors.New("a btrfs with the same UUID is mounted already, and this kernel mounts no second one")
 
 // OSRelease returns the release that a slot holds, by reading the image, or,
 // where no reader knows its file system and the slot is a device, by mounting
 // it (read-only, nothing on it may run). What cannot be read either way is
-// image.ErrFormat.
+// image.ErrFormat; a slot whose twin is mounted is ErrTwin, which says nothing
+// about the image.
 func OSRelease(device string) (image.Release, error) {
 	f, err := os.Open(device)
 	if err != nil {
@@ -48,7 +49,15 @@ func OSRelease(device string) (image.Release, error) {
 		}
 		return nil
 	})
-	if errors.Is(err, ErrNoMount) || errors.Is(err, errTwin) {
+	return readRelease(device, release, formatErr, err)
+}
+
+// readRelease says what came of mounting a slot that no reader could read.
+func readRelease(device string, release image.Release, formatErr, err error) (image.Release, error) {
+	switch {
+	case errors.Is(err, ErrTwin):
+		return image.Release{}, fmt.Errorf("which release slot %s holds cannot be read while its twin is mounted: %w", device, err)
+	case errors.Is(err, ErrNoMount):
 		return image.Release{}, fmt.Errorf("%w (%w)", formatErr, err)
 	}
 	return release, err
@@ -138,7 +147,7 @@ func (m mount) attach(kind, dir string) error {
 		}
 	}
 	if kind == "btrfs" && errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("mount slot %s: %w", m.Device, errTwin)
+		return fmt.Errorf("mount slot %s: %w", m.Device, ErrTwin)
 	}
 	if err != nil {
 		return fmt.Errorf("mount slot %s as %s: %w", m.Device, kind, err)
