@@ -100,6 +100,7 @@ type bench struct {
 	t       *testing.T
 	dir     string
 	machine *sim.Machine
+	boot    context.Context // ends when the running system does
 	group   *rebootlock.Memory
 	cluster *fleetlink.Memory
 	server  *httptest.Server
@@ -300,11 +301,16 @@ func (b *bench) live(done func(updater.Status) bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
-		boot, err := b.machine.PowerOn(ctx)
-		if err != nil {
-			b.t.Fatal(err)
+		if b.boot == nil || b.boot.Err() != nil {
+			boot, err := b.machine.PowerOn(context.Background())
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			b.boot = boot
 		}
+		boot := b.boot
 		run, stop := context.WithCancel(boot)
+		context.AfterFunc(ctx, stop)
 		if b.dark != nil && b.dark(b.running()) {
 			b.machine.PowerOff()
 			stop()
