@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -35,6 +36,22 @@ func packBzip2(t testing.TB, b []byte) []byte {
 		t.Fatalf("bzip2 did not shrink it: %v", err)
 	}
 	return c.op.Data
+}
+
+func packXZ(t testing.TB, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := xz.NewWriter(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // refuse applies a payload that must not pass, and checks that the target was
@@ -275,7 +292,7 @@ func TestBadBlob(t *testing.T) {
 	image := bytes.Repeat([]byte("hull "), 4*BlockSize/5+1)[:4*BlockSize]
 	bomb := make([]byte, 3<<20)
 	longer, shorter := append(bytes.Clone(image), 1), image[:3*BlockSize]
-	frame := packZstd(t, image)
+	frame, stream := packZstd(t, image), packXZ(t, image)
 	tests := []struct {
 		name string
 		kind OperationType
@@ -299,6 +316,16 @@ func TestBadBlob(t *testing.T) {
 		{"not bzip2", ReplaceBZ, image[:100], ErrOperation},
 		{"plain of one byte more", Replace, longer, ErrOperation},
 		{"plain of a block less", Replace, shorter, ErrOperation},
+		{"xz bomb", ReplaceXZ, packXZ(t, bomb), ErrOperation},
+		{"xz bomb of many streams", ReplaceXZ, bytes.Repeat(packXZ(t, bomb[:1<<20]), 3), ErrOperation},
+		{"xz of one byte more", ReplaceXZ, packXZ(t, longer), ErrOperation},
+		{"xz of a block less", ReplaceXZ, packXZ(t, shorter), ErrOperation},
+		{"xz with trailing data", ReplaceXZ, append(packXZ(t, image), "more"...), ErrOperation},
+		{"xz with another stream behind it", ReplaceXZ, append(packXZ(t, image), packXZ(t, image)...), ErrOperation},
+		{"xz cut short", ReplaceXZ, stream[:len(stream)-1], ErrOperation},
+		{"xz cut in its data", ReplaceXZ, stream[:len(stream)/2], ErrOperation},
+		{"xz cut behind its data", ReplaceXZ, stream[:len(stream)-24], ErrOperation},
+		{"xz whole", ReplaceXZ, stream, nil},
 		{"not xz", ReplaceXZ, image[:100], ErrOperation},
 		{"another image", Replace, bytes.Repeat([]byte{1}, len(image)), ErrImageHash},
 	}
