@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/drydock-os/drydock/partition"
@@ -24,6 +27,9 @@ type Host struct {
 	Login   bus.Login
 	Now     func() time.Time
 	Systemd bus.Systemd
+	// Policy gives the policy in force, for the proxy that hooks are told of;
+	// nil: none.
+	Policy func() policy.Policy
 }
 
 // Identity implements updater.Host.
@@ -168,9 +174,33 @@ func (h *Host) Hook(ctx context.Context, run updater.HookRun, line func(string))
 	if !whole {
 		return fmt.Errorf("%w: slot %s is part of a disk image, not a block device", host.ErrNoMount, run.Slot)
 	}
-	hook := host.Hook{Path: run.Policy.Path, Timeout: run.Policy.Timeout, Output: line, Running: run.Policy.Path}
+	hook := host.Hook{
+		Path: run.Policy.Path, Timeout: run.Policy.Timeout, Output: line, Environ: h.hookEnvironment(os.Environ()),
+		Required: run.Policy.Postinstall == policy.PostinstallRequire,
+		Running:  filepath.Join(h.root(), "usr", run.Policy.Path), // a slot is what /usr is (flatcar/update_engine postinstall_runner_action.cc)
+	}
 	return hook.Run(ctx, host.HookArgs{Device: path, Kernel: run.Kernel, PCRPolicy: run.PCRPolicy,
 		Slot: run.Slot.String(), Version: run.Version, Packages: run.Packages, Response: run.Response})
+}
+
+// hookEnvironment is env with the policy's proxy, for the tools of a hook.
+// What the service was started with comes first.
+func (h *Host) hookEnvironment(env []string) []string {
+	if h.Policy == nil || h.Policy().Server.Proxy == "" {
+		return env
+	}
+	env = slices.Clip(env)
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		lower := strings.ToLower(name)
+		if slices.ContainsFunc(env, func(entry string) bool {
+			return strings.HasPrefix(entry, name+"=") || strings.HasPrefix(entry, lower+"=")
+		}) {
+			continue
+		}
+		proxy := h.Policy().Server.Proxy
+		env = append(env, name+"="+proxy, lower+"="+proxy)
+	}
+	return env
 }
 
 // Reboot implements updater.Host.

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater"
@@ -13,8 +14,15 @@ import (
 type Slots struct {
 	Control partition.Control
 
-	disk   *partition.Disk
-	booted func() (partition.Slot, error)
+	// Damaged hears what is wrong with the disk's partition table, of which one
+	// copy was damaged, and nil while it is well. It is called by Control.Table
+	// of a daemon; nil: nobody looks, and nothing is repaired.
+	Damaged func(error)
+	Now     func() time.Time // set where Damaged is
+
+	disk    *partition.Disk
+	booted  func() (partition.Slot, error)
+	tending tending
 }
 
 // OpenSlots finds the disk, its slots and its boot control as the policy says.
@@ -45,10 +53,12 @@ func OpenSlots(p policy.Slots, root string) (*Slots, error) {
 		}
 		s.booted = func() (partition.Slot, error) { return slot, nil }
 	}
-	if s.Control, err = control(p, disk); err != nil {
+	c, err := control(p, disk)
+	if err != nil {
 		disk.Close()
 		return nil, err
 	}
+	s.Control = flags{Control: c, slots: s, dir: p.BootDirectory}
 	return s, nil
 }
 
