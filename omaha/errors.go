@@ -55,15 +55,3 @@ func (r *Refused) Error() string {
 // Deliberate reports whether the server named a reason of its own, as it does
 // when it throttles or does not know the application.
 func (r *Refused) Deliberate() bool { return r.AppStatus != "" && r.AppStatus != statusOK }
-
-// Throttled reports whether the server asks only for patience: it limits how
-// many machines update at once, or has its updates switched off for now. The
-// statuses are Nebraska's.
-func (r *Refused) Throttled() bool {
-	switch r.AppStatus {
-	case "error-maxUpdatesPerPeriodLimitReached", "error-maxConcurrentUpdatesLimitReached",
-		"error-maxTimedOutUpdatesLimitReached", "error-updatesDisabled", "error-updateInProgressOnInstance":
-		return true
-	}
-	return false
-}

@@ -151,7 +151,7 @@ type Offer struct {
 
 	Packages []Package // what comes with the payload: the packages after the first
 
-	PollInterval time.Duration // pause until the next check as the server wishes it (see ClampPoll); 0 if it does not say; also without an update
+	PollInterval time.Duration // pause until the next check as the server wishes it, unbounded; 0 if it does not say; also without an update
 	EventTaken   bool          // the server has the event sent along, if there was one
 	Raw          []byte        // the response as received, at most MaxMessage bytes, for a post-install hook
 }
@@ -165,12 +165,6 @@ type Package struct {
 	SHA256   []byte   // 32 bytes, or nil if the server does not say
 	SHA1     []byte   // 20 bytes, or nil if the server does not say
 	Required bool     // the server says that the update makes no sense without it
-}
-
-// ClampPoll returns the pause between two checks for a server that asked for
-// d: at least upstream's own 45 minutes, at most 4 hours.
-func ClampPoll(d time.Duration) time.Duration {
-	return min(max(d, 45*time.Minute), 4*time.Hour)
 }
 
 // parseOffer reads a response to an update check. What counts is the first

@@ -207,18 +207,18 @@ func manyAttrs() string {
 // that asked for patience, and the server then counts a failed machine.
 func TestThrottlingIsNotAClientFault(t *testing.T) {
 	tests := []struct {
-		body              string
-		want              Refused
-		throttled, report bool
+		body   string
+		want   Refused
+		report bool
 	}{
 		{`<response><app status="error-maxUpdatesPerPeriodLimitReached"><updatecheck status="error-internal"/><event status="ok"/></app></response>`,
-			Refused{"error-maxUpdatesPerPeriodLimitReached", "error-internal", true}, true, false},
+			Refused{"error-maxUpdatesPerPeriodLimitReached", "error-internal", true}, false},
 		{`<response><app status="error-unknownApplicationOrGroup"><updatecheck status="error-internal"/></app></response>`,
-			Refused{"error-unknownApplicationOrGroup", "error-internal", false}, false, false},
+			Refused{"error-unknownApplicationOrGroup", "error-internal", false}, false},
 		{`<response><app status="error-updatesDisabled"></app></response>`,
-			Refused{"error-updatesDisabled", "", false}, true, false},
+			Refused{"error-updatesDisabled", "", false}, false},
 		{response(`<updatecheck status="error-internal"/>`),
-			Refused{"ok", "error-internal", true}, false, true},
+			Refused{"ok", "error-internal", true}, true},
 	}
 	for _, tt := range tests {
 		_, err := parseOffer([]byte(tt.body))
@@ -228,21 +228,8 @@ func TestThrottlingIsNotAClientFault(t *testing.T) {
 			continue
 		}
 		code, report := CodeOf(err)
-		if *got != tt.want || got.Throttled() != tt.throttled || report != tt.report || code != CodeResponseInvalid {
-			t.Errorf("%s: %+v, throttled %v, code %v reported %v", tt.body, got, got.Throttled(), code, report)
-		}
-	}
-}
-
-func TestClampPoll(t *testing.T) {
-	for in, want := range map[time.Duration]time.Duration{
-		0:                45 * time.Minute,
-		2 * time.Minute:  45 * time.Minute,
-		time.Hour:        time.Hour,
-		1000 * time.Hour: 4 * time.Hour,
-	} {
-		if got := ClampPoll(in); got != want {
-			t.Errorf("ClampPoll(%v) = %v, want %v", in, got, want)
+		if *got != tt.want || report != tt.report || code != CodeResponseInvalid {
+			t.Errorf("%s: %+v, code %v reported %v", tt.body, got, code, report)
 		}
 	}
 }

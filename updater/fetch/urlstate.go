@@ -96,11 +96,6 @@ func (s URLState) BackoffUntil(t Terms) time.Time {
 	return s.Until
 }
 
-// Deferred reports whether a back-off is on.
-func (s URLState) Deferred(t Terms, now time.Time) bool {
-	return now.Before(s.BackoffUntil(t))
-}
-
 // URLs returns t's URLs in the order of use.
 func (s URLState) URLs(t Terms) []string {
 	n := len(t.URLs)

@@ -27,7 +27,7 @@ func TestURLStateFollowsTheTrace(t *testing.T) {
 	if got := s.For(w, now).URLs(w); got[0] != "http://b/update.gz" || got[1] != "http://a/update.gz" {
 		t.Errorf("URLs %v", got)
 	}
-	if s.Deferred(w, now) || s.Attempt != 0 {
+	if deferred(s, w, now) || s.Attempt != 0 {
 		t.Errorf("%v", s)
 	}
 }
@@ -74,7 +74,7 @@ func TestURLState(t *testing.T) {
 		if !reflect.DeepEqual(s, tt.want) {
 			t.Errorf("%s: %v, want %v", name, s, tt.want)
 		}
-		if want := !tt.want.Until.IsZero(); s.Deferred(tt.terms, now) != want {
+		if want := !tt.want.Until.IsZero(); deferred(s, tt.terms, now) != want {
 			t.Errorf("%s: deferred %v", name, !want)
 		}
 		text, err := json.Marshal(s)
@@ -118,7 +118,7 @@ func TestURLStateIsPutRight(t *testing.T) {
 	if got := used.For(w, now); got != used {
 		t.Errorf("same payload: %v", got)
 	}
-	if !used.Deferred(w, now) || used.Deferred(w, used.Until) {
+	if !deferred(used, w, now) || deferred(used, w, used.Until) {
 		t.Error("the end of the back-off")
 	}
 	for name, change := range map[string]func(*Terms){
@@ -142,7 +142,7 @@ func TestURLStateIsPutRight(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if got := used.For(w, now.AddDate(-3, 0, 0)); got.Deferred(w, now.AddDate(-3, 0, 0)) || got.Attempt != 6 {
+	if got := used.For(w, now.AddDate(-3, 0, 0)); deferred(got, w, now.AddDate(-3, 0, 0)) || got.Attempt != 6 {
 		t.Errorf("the clock went back three years: %v", got)
 	}
 	if got := (URLState{URL: -5}).URLs(w); len(got) != 2 {
@@ -152,3 +152,6 @@ func TestURLStateIsPutRight(t *testing.T) {
 		t.Errorf("URLs of nothing: %v", got)
 	}
 }
+
+// deferred says whether a back-off is on.
+func deferred(s URLState, t Terms, now time.Time) bool { return now.Before(s.BackoffUntil(t)) }
