@@ -306,7 +306,7 @@ func TestExtraPackagesAreVerified(t *testing.T) {
 			b.offer("1.1.0", releasePayload(t, "1.1.0", releaseImage(t, "1.1.0")), pkg)
 			b.live(func(s updater.Status) bool { return s.Step == updater.Wait && (s.Written || s.LastError != "") })
 			s := b.current.Status()
-			_, err := os.Stat(filepath.Join(b.dir, "packages", "1.1.0", "oem-qemu.gz"))
+			_, err := os.Stat(filepath.Join(b.dir, "packages", "release-1.1.0", "oem-qemu.gz"))
 			switch {
 			case c.name == "good" && (err != nil || !s.Written):
 				t.Errorf("%v, %+v", err, s)

@@ -32,14 +32,7 @@ func (u *Updater) lock(ctx context.Context) error {
 		u.event(EventStep, "", nil, "a permit to reboot was granted")
 		return nil
 	}
-	// Queued: look again when the queue may have moved.
-	timer := time.NewTimer(pollQueue)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-u.woken():
-	}
+	u.pause(ctx, pollQueue) // queued: look again when the queue may have moved
 	return nil
 }
 
@@ -128,6 +121,7 @@ func (u *Updater) stage(ctx context.Context, o Observed) error {
 	if err := u.flip(flags.Stage(passive, uint8(p.Trial.FirmwareTries)), passive); err != nil {
 		return err
 	}
+	u.operation(NeedReboot)
 	u.event(EventStaged, m.Written.Version, nil, "slot %s with %s is next to boot, on trial", passive, m.Written.Version)
 	if external {
 		u.report(ctx, omaha.EventUpdateComplete, omaha.ResultSuccess, omaha.CodeOK, false)
@@ -215,6 +209,13 @@ func (u *Updater) hook(ctx context.Context, m Memory, kernel string) error {
 func (u *Updater) hookFailed(ctx context.Context, cause error) error {
 	m := u.recall()
 	w := *m.Written
+	if ctx.Err() != nil { // stopped with the daemon: no fault of the release
+		flags, err := u.Control.Table()
+		if err == nil {
+			err = u.Control.SetTable(flags.Discard(w.Slot))
+		}
+		return errors.Join(ctx.Err(), err)
+	}
 	w.HookFailures++
 	w.NotBefore = u.Now().Add(u.Policy().Reboot.RetryPause)
 	m.Written = &w
@@ -266,7 +267,7 @@ func (u *Updater) reboot(ctx context.Context, o Observed) error {
 	}
 	next, _ := o.Flags.Next()
 	u.event(EventRebooting, "", nil, "rebooting into slot %s: %s", next, u.why())
-	if err := u.Host.Reboot(ctx, u.why(), forced); err != nil {
+	if err := u.Host.Reboot(ctx, u.why(), forced || !u.Policy().Reboot.RespectInhibitors); err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
 	timer := time.NewTimer(rebootPatience)

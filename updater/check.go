@@ -1,10 +1,12 @@
 package updater
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -40,22 +42,9 @@ func (u *Updater) machine(p policy.Policy) (omaha.Machine, error) {
 	}
 	return omaha.Machine{
 		AppID: p.Server.AppID, Version: cmpOr(p.Server.Version, id.Release), Track: p.Server.Group, BootID: "{" + id.BootID + "}",
-		OEM: p.Server.OEM, OEMVersion: p.Server.OEMVersion, AlephVersion: u.aleph(id.Release),
+		OEM: p.Server.OEM, OEMVersion: p.Server.OEMVersion, AlephVersion: cmpOr(u.recall().Aleph, id.Release),
 		MachineID: id.MachineID, MachineAlias: p.Server.MachineAlias, Board: p.Server.Board, Arch: id.Arch,
 	}, nil
-}
-
-// aleph is the first release that this machine was seen to run.
-func (u *Updater) aleph(running string) string {
-	m := u.recall()
-	if m.Aleph != "" {
-		return m.Aleph
-	}
-	m.Aleph = running
-	if err := u.remember(m); err != nil {
-		u.event(EventError, "", err, "%v", err)
-	}
-	return running
 }
 
 // check asks the server. While a release is staged it only says that the
@@ -73,7 +62,10 @@ func (u *Updater) check(ctx context.Context, o Observed) error {
 	next, bootable := o.Flags.Next()
 	if bootable && next != o.Booted {
 		u.planCheck(policy.Answer{})
-		return c.Ping(ctx, who)
+		err := c.Ping(ctx, who)
+		u.settleCheck(err)
+		u.settleUpdate(err) // it is staged already
+		return err
 	}
 	u.operation(CheckingForUpdate)
 	event := u.checkEvent(o)
@@ -122,8 +114,12 @@ func (u *Updater) checked(ctx context.Context, o Observed, c *omaha.Client, who 
 	u.status.LastChecked = m.Poll.Answered
 	u.mu.Unlock()
 	u.event(EventChecked, offer.Version, nil, "checked: %s", offerText(offer))
+	if c := u.run.interrupted; c != nil && !bytes.Equal(c.SHA256, offer.SHA256) {
+		u.run.interrupted = nil // nobody offers any more what was interrupted
+		os.Remove(u.checkpointPath())
+	}
 	if !offer.Update {
-		u.operation(Idle)
+		u.operation(u.atRest(o))
 		return nil
 	}
 	if until := m.Poll.URLs.BackoffUntil(terms(offer)); u.Now().Before(until) && u.asking() == nil && !m.holds(offer) {
@@ -133,8 +129,8 @@ func (u *Updater) checked(ctx context.Context, o Observed, c *omaha.Client, who 
 		u.operation(Idle)
 		return fmt.Errorf("release %s failed before and is downloaded again after %s", offer.Version, until.Format("2006-01-02 15:04"))
 	}
-	if err := m.wanted(o, u.Policy(), offer.Version, offer.SHA256, o.Older); err != nil || m.holds(offer) {
-		u.operation(Idle)
+	if err := m.wanted(o, u.Policy(), offer.Version, offer.SHA256, o.Older); err != nil || m.holds(offer) && m.usable(o, u.Policy()) == nil {
+		u.operation(u.atRest(o))
 		return nil // said by the reasons of every look
 	}
 	u.mu.Lock()
@@ -143,6 +139,12 @@ func (u *Updater) checked(ctx context.Context, o Observed, c *omaha.Client, who 
 	u.operation(UpdateAvailable)
 	u.event(EventOffered, offer.Version, nil, "release %s is offered, %d bytes", offer.Version, offer.Size)
 	return nil
+}
+
+// atRest is what update1's clients see of this machine between two checks.
+func (u *Updater) atRest(o Observed) Operation {
+	p := u.Policy()
+	return restingOperation(Status{Written: u.recall().usable(o, p) == nil, Strategy: string(p.Reboot.Strategy)})
 }
 
 func offerText(offer *omaha.Offer) string {

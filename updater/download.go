@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/drydock-os/drydock/omaha"
@@ -50,7 +51,7 @@ func (u *Updater) interruption() *checkpoint {
 
 func (w *writing) keepCheckpoint(s []byte) error {
 	return state.File[checkpoint]{Path: w.u.checkpointPath()}.Save(checkpoint{
-		SHA256: w.offer.SHA256, Slot: w.slot.String(), State: s, Version: w.offer.Version, Done: w.done, Total: w.offer.Size})
+		SHA256: w.offer.SHA256, Slot: w.slot.String(), State: s, Version: w.offer.Version, Done: w.got, Total: w.offer.Size})
 }
 
 // prepareSource sets up the download from the offer's URLs, the one whose
@@ -87,9 +88,9 @@ var errPCRServer = errors.New("the PCR policy server did not take the release's 
 // postPCR gives the release's PCR policy to the server that the operator named
 // for it, as upstream does: a machine whose disk key is sealed to the running
 // release could not open it after the reboot otherwise.
-func (w *writing) postPCR(ctx context.Context, result payload.Result) error {
+func (w *writing) postPCR(ctx context.Context, written *Written) error {
 	url := w.p.Server.PCRPolicyServer
-	if _, has := result.Partitions[payload.PCRPolicy]; url == "" || !has {
+	if _, has := written.Images[payload.PCRPolicy]; url == "" || !has {
 		return nil
 	}
 	data, err := os.ReadFile(w.u.pcrPath(w.slot))
@@ -128,7 +129,7 @@ func (w *writing) packages(ctx context.Context) (string, error) {
 	if len(w.offer.Packages) == 0 {
 		return "", nil
 	}
-	dir := filepath.Join(w.p.Update.ExtraPackagesDir, w.offer.Version)
+	dir := filepath.Join(w.p.Update.ExtraPackagesDir, packagesPrefix+w.offer.Version)
 	if !filepath.IsLocal(w.offer.Version) {
 		return "", fmt.Errorf("fetch packages: version %q cannot name a directory", w.offer.Version)
 	}
@@ -172,6 +173,25 @@ func chosen(pkg omaha.Package, p policy.Policy) bool {
 		}
 	}
 	return false
+}
+
+// packagesPrefix begins the names of our directories of packages, so that none
+// but ours is ever removed.
+const packagesPrefix = "release-"
+
+// prunePackages removes the packages of releases that are no longer in a slot.
+// What cannot be removed only takes room.
+func (w *writing) prunePackages() {
+	entries, err := os.ReadDir(w.p.Update.ExtraPackagesDir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		version, ours := strings.CutPrefix(e.Name(), packagesPrefix)
+		if ours && e.IsDir() && version != w.release && version != w.offer.Version {
+			os.RemoveAll(filepath.Join(w.p.Update.ExtraPackagesDir, e.Name()))
+		}
+	}
 }
 
 // onePackage fetches one package; it has its name only once it was verified

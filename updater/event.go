@@ -48,7 +48,7 @@ func (p *progress) report(done, total int64) {
 	if total <= 0 {
 		return
 	}
-	p.w.done = done
+	p.w.got = done
 	p.u.beat()
 	f, now := float64(done)/float64(total), p.u.Now()
 	if f < p.last+0.01 && done < total && now.Sub(p.at) < 10*time.Second {

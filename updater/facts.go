@@ -26,7 +26,8 @@ type Observed struct {
 	Stale    bool         // the schedule or somebody asks for a check
 	Asked    bool         // somebody asked for the update now: download windows do not hold it
 	Older    bool         // and was allowed to take an older release
-	Failed   *Failure     // what went wrong last, while it is waited for before it is tried again
+	Failed   []Failure    // what went wrong and waits before it is tried again
+	Sick     string       // why this boot is not well
 	Blockers []Reason     // inhibitors, sessions, health, scheduler: what must not be in the way of a permit
 	Stopped  []Reason     // what takes a permit's use away again: a freeze
 }
@@ -64,13 +65,37 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 		return v
 	}
 	if t := m.Trial; t != nil && t.Slot == o.Booted && t.Verdict != "" {
-		v.Facts.Health = Sick // judged before the last crash
+		v.Facts.Health, v.Facts.Rejected = Sick, true // judged before the last crash
 	}
+	v.Facts.MayStage = m.Paused == ""
+	v.situation(o, m)
 	v.Facts.Goal = v.goal(o, m, p)
 	v.write(o, m, p)
 	v.reboot(o, m, p)
 	v.failed(o)
 	return v
+}
+
+// situation says what is out of the ordinary with the boot itself.
+func (v *view) situation(o Observed, m Memory) {
+	booted := o.Flags[o.Booted]
+	next, ok := o.Flags.Next()
+	away := o.Drained || o.Permit == Held
+	switch {
+	case booted.Priority == 0 && v.Facts.Rejected && ok && next != o.Booted:
+		v.because("rejected", time.Time{}, "release %s was rejected and is left: %s", o.Release, m.Trial.Verdict)
+	case booted.Priority == 0 && ok && next != o.Booted:
+		v.because("by-hand", time.Time{}, "slot %s runs although its boot flags forbid it: somebody booted it by hand. The next boot takes slot %s; `drydock mark good` keeps %s", o.Booted, next, o.Release)
+	case booted.Priority == 0:
+		v.because("stuck", time.Time{}, "slot %s runs although its boot flags forbid it, and no other slot could be booted: this machine needs a person (`drydock mark good` keeps %s)", o.Booted, o.Release)
+	case v.Facts.Health == Sick && (away || !booted.Successful):
+		v.because("health", time.Time{}, "this boot is not well (%s) and is judged again; `drydock mark good` overrules it", o.Sick)
+	case v.Facts.External && booted.Successful && ok && next != o.Booted:
+		v.because("staged", time.Time{}, "slot %s is next to boot; another coordinator reboots this machine", next)
+	}
+	if away || o.Permit == Queued {
+		v.Reasons = append(v.Reasons, o.Stopped...)
+	}
 }
 
 // goal is why this machine should reboot.
@@ -105,6 +130,8 @@ func (m Memory) usable(o Observed, p policy.Policy) error {
 		return fmt.Errorf("no release is written")
 	case w.Slot == o.Booted:
 		return fmt.Errorf("slot %s is booted", w.Slot)
+	case w.Pending:
+		return fmt.Errorf("what belongs to release %s is not complete", w.Version)
 	}
 	return m.wanted(o, p, w.Version, w.SHA256, w.Downgrade)
 }
@@ -142,13 +169,16 @@ func (v *view) write(o Observed, m Memory, p policy.Policy) {
 		if u, no := err.(unwanted); no {
 			v.Reasons = append(v.Reasons, u.Reason)
 		}
-		f.Offered = err == nil && !(m.holds(offer) && m.usable(o, p) == nil)
+		f.Offered = err == nil && (p.Update.Enabled || o.Asked) && !(m.holds(offer) && m.usable(o, p) == nil)
 	}
 	if !f.Offered {
 		return
 	}
 	before := len(v.Reasons)
 	v.paused(m)
+	if m.Wish != nil && m.Wish.Goal == OldRelease {
+		v.because("rollback", time.Time{}, "a rollback to the release in slot %s is asked for, so nothing is written there", o.Booted.Other())
+	}
 	if kept := m.GoodAt.Add(p.Trial.KeepPrevious); !m.GoodAt.IsZero() && o.Now.Before(kept) {
 		v.because("keep-previous", kept, "the release before %s is kept in slot %s for %s after it was found good; release %s is written then",
 			o.Release, o.Booted.Other(), p.Trial.KeepPrevious, o.Offer.Version)
@@ -181,14 +211,16 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 		next, _ := s.Next(o.Now)
 		v.because("window", next, "reboots wait for their window")
 	}
-	v.Reasons = append(v.Reasons, o.Stopped...)
-	f.MayGo = len(v.Reasons) == before
+	if !o.Drained && o.Permit != Held && o.Permit != Queued { // else said already
+		v.Reasons = append(v.Reasons, o.Stopped...)
+	}
+	f.MayGo = len(v.Reasons) == before && len(o.Stopped) == 0
 	if t := m.Trial; f.Goal == NewRelease && t != nil && o.Now.Before(t.RetryAt) {
 		f.Hold, f.MayGo = f.MayGo, false
 		v.because("retry", t.RetryAt, "%s came back to %s without a verdict (%d of at most %d times) and is tried again", t.Version, o.Release, t.Returns, p.Trial.Retries)
 	}
 	v.Reasons = append(v.Reasons, o.Blockers...)
-	f.MayAsk = len(v.Reasons) == before
+	f.MayAsk = len(v.Reasons) == before && len(o.Stopped) == 0
 	if f.Permit == PermitUnknown {
 		v.because("lock", time.Time{}, "the reboot lock cannot be read: nothing reboots before it can")
 	}
@@ -197,22 +229,18 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	}
 }
 
-// failed holds back the step that went wrong last until its pause is over.
+// failed holds back the steps that went wrong until their pauses are over.
 func (v *view) failed(o Observed) {
-	fail, f := o.Failed, &v.Facts
-	if fail == nil || !o.Now.Before(fail.Until) {
-		return
-	}
-	v.because("failed", fail.Until, "%s went wrong and is tried again: %v", fail.Step, fail.Err)
-	switch fail.Step {
-	case Check:
-		f.Stale = f.Stale && o.Asked
-	case Write:
-		f.MayWrite = f.MayWrite && o.Asked
-	case Lock, Drain, Stage, Reboot:
-		f.MayAsk, f.MayGo = false, false
-		if f.External {
-			f.Goal = NoGoal
+	f := &v.Facts
+	for _, fail := range o.Failed {
+		v.because("failed", fail.Until, "%s went wrong and is tried again: %v", fail.Step, fail.Err)
+		switch fail.Step {
+		case Check:
+			f.Stale = f.Stale && o.Asked
+		case Write:
+			f.MayWrite = f.MayWrite && o.Asked
+		case Lock, Drain, Stage, Reboot:
+			f.MayAsk, f.MayGo, f.MayStage = false, false, false
 		}
 	}
 }

@@ -2,6 +2,7 @@ package updater
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,7 +21,13 @@ func (u *Updater) look(ctx context.Context) Observed {
 	defer cancel()
 	u.beat()
 	p, run := u.Policy(), &u.run
-	o := Observed{Now: u.Now(), Health: run.health, Offer: run.offer, Failed: run.failed}
+	u.refresh()
+	o := Observed{Now: u.Now(), Health: run.health, Sick: run.sick, Offer: run.offer}
+	for _, step := range slices.Sorted(maps.Keys(run.failed)) {
+		if f := run.failed[step]; o.Now.Before(f.Until) {
+			o.Failed = append(o.Failed, f)
+		}
+	}
 	if asked := u.asking(); asked != nil {
 		o.Asked, o.Older, o.Stale = true, asked.AllowDowngrade, !asked.checked
 	}
@@ -38,6 +45,24 @@ func (u *Updater) look(ctx context.Context) Observed {
 	}
 	o.Drained = o.Drained || run.forced
 	return o
+}
+
+// rejudge is when a boot that is not well, and cannot be left, is judged again.
+const rejudge = time.Minute
+
+// refresh forgets what no longer holds: an offer made under another policy, a
+// verdict on a boot that may have recovered.
+func (u *Updater) refresh() {
+	u.mu.Lock()
+	outdated := u.outdated
+	u.outdated = false
+	u.mu.Unlock()
+	if outdated && u.run.offer != nil {
+		u.run.offer, u.run.nextCheck = nil, u.Now()
+	}
+	if u.run.health == Sick && u.Now().Sub(u.run.sickSince) >= rejudge {
+		u.run.health = HealthUnknown
+	}
 }
 
 // lookInside reads what runs and what the flags say. Whatever is missing
@@ -92,8 +117,11 @@ func (u *Updater) learn(before, after Memory) {
 		return
 	}
 	u.run.failed = nil
-	for i := len(after.History) - len(before.History) - 1; i >= 0; i-- {
-		h := after.History[i]
+	news := after.History
+	if len(before.History) > 0 {
+		news = news[:max(slices.Index(news, before.History[0]), 0)]
+	}
+	for _, h := range slices.Backward(news) {
 		u.event(h.Type, h.Version, nil, "%s", h.Message)
 	}
 }
@@ -101,7 +129,7 @@ func (u *Updater) learn(before, after Memory) {
 // sameMemory reports whether reconcile left everything as it was.
 func sameMemory(a, b Memory) bool {
 	return a.Trial == b.Trial && a.Written == b.Written && a.Wish == b.Wish && a.GoodAt.Equal(b.GoodAt) &&
-		len(a.History) == len(b.History) && a.Report == b.Report
+		a.Report == b.Report
 }
 
 // standing is what keeps a machine from ever being updated.
@@ -169,7 +197,7 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 	}
 	s.Reasons = append(slices.Clip(v.Reasons), u.trouble...)
 	s.Reasons = append(s.Reasons, standing(p)...)
-	if step == Wait && len(s.Reasons) == 0 {
+	if step == Wait && len(s.Reasons) == 0 && o.Known && v.Facts.Goal == NoGoal && !v.Facts.Offered && o.Permit == NoPermit && !o.Drained {
 		s.Reasons = []Reason{{Kind: "current", Text: "nothing newer than " + o.Release + " was offered; the server is asked again", Until: u.run.nextCheck}}
 	}
 }

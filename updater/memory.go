@@ -38,6 +38,7 @@ type Written struct {
 	Images       map[string]Image `json:"images"`             // by partition: "root", "kernel", …
 	Packages     string           `json:"packages,omitempty"` // directory of the extra packages
 	HookFailures int              `json:"hook_failures,omitempty"`
+	Pending      bool             `json:"pending,omitempty"`   // verified, and something that belongs to it is still missing
 	Downgrade    bool             `json:"downgrade,omitempty"` // an authorised caller asked for an older release
 	NotBefore    time.Time        `json:"not_before,omitzero"` // its hook failed and is tried again then
 	At           time.Time        `json:"at"`

@@ -20,7 +20,7 @@ const (
 	ActRetry    Action = "retry"    // forget that Version (or every version, if empty) was rejected
 	ActMarkGood Action = "mark-good"
 	ActMarkBad  Action = "mark-bad" // reject the booted release while it is on trial, or the one written
-	ActReset    Action = "reset"    // update1's ResetStatus: take a staged release back to written
+	ActReset    Action = "reset"    // update1's ResetStatus: forget a staged release, and take its flags back
 )
 
 // A Request is an Action with what it needs.

@@ -140,7 +140,7 @@ func (u *Updater) takeUpdate(r *request) {
 	case u.asked != nil:
 		u.reply(r, "", ErrBusy)
 	default:
-		u.asked, u.run.failed = r, nil
+		u.asked, u.run.failed, u.run.last = r, nil, Wait
 	}
 }
 
@@ -155,6 +155,9 @@ func (u *Updater) change(r Request) (Memory, error) {
 	case ActRetry:
 		m = m.retry(r.Version)
 	case ActCancel:
+		if w := m.Wish; w != nil && w.Goal == OldRelease {
+			m = m.retry(w.From) // it was rejected for the rollback
+		}
 		m.Wish = nil
 	case ActRollback, ActReboot:
 		return u.wish(m, r)
@@ -183,6 +186,9 @@ func (u *Updater) wish(m Memory, r Request) (Memory, error) {
 		return m, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
 	}
 	goal := SameSlot
+	if u.Policy().Reboot.Strategy == policy.External && r.Action == ActReboot {
+		return m, fmt.Errorf("%w: with strategy external another coordinator reboots this machine; ask that one", ErrRefused)
+	}
 	if r.Action == ActRollback {
 		goal = OldRelease
 		passive := o.Booted.Other()
@@ -204,10 +210,17 @@ func (u *Updater) mark(m Memory, r Request) (Memory, error) {
 		return m, fmt.Errorf("%w: the boot flags cannot be read: %s", ErrRefused, o.Unknown)
 	}
 	onTrial := !o.Flags[o.Booted].Successful
+	t := m.Trial
 	switch {
-	case r.Action == ActMarkGood && onTrial:
-		u.run.health = Healthy
+	case r.Action == ActMarkGood && t != nil && t.Slot == o.Booted && t.Verdict != "":
+		return m, fmt.Errorf("%w: release %s was rejected (%s) and is being left", ErrRefused, o.Release, t.Verdict)
+	case r.Action == ActMarkGood && o.Flags[o.Booted].Priority == 0: // booted by hand
+		if err := u.markGood(o); err != nil {
+			return m, err
+		}
+		return u.recall(), nil
 	case r.Action == ActMarkGood:
+		u.run.health = Healthy
 	case onTrial:
 		u.run.health, u.run.sick = Sick, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given")
 	case m.Written != nil:
@@ -270,22 +283,26 @@ func (u *Updater) settleUpdate(err error) {
 	u.asked = nil
 }
 
-// satisfy answers who asked for an update when there is nothing more to do
-// for it.
-func (u *Updater) satisfy(o Observed, v view) {
-	u.mu.Lock()
-	r, s := u.asked, u.status
-	if r == nil || !r.checked {
-		u.mu.Unlock()
+// satisfy answers who asked for a check or an update when the step that comes
+// next will not bring it any further.
+func (u *Updater) satisfy(o Observed, v view, step Step) {
+	r, s := u.asking(), u.Status()
+	switch {
+	case r == nil || step == Check || step == Write:
+		return
+	case v.Facts.External && step == Stage: // the hook's answer is still to come
+		return
+	case !r.checked && step != Wait: // a reboot or a trial under way comes first
 		return
 	}
+	u.mu.Lock()
 	u.asked = nil
 	u.mu.Unlock()
 	switch {
+	case !r.checked, v.Facts.Offered && !v.Facts.MayWrite:
+		u.reply(r, "", fmt.Errorf("%w: %s", ErrRefused, firstReason(s.Reasons)))
 	case s.Written || s.Staged:
 		u.reply(r, Updated, nil)
-	case v.Facts.Offered && !v.Facts.MayWrite:
-		u.reply(r, "", fmt.Errorf("%w: %s", ErrRefused, firstReason(v.Reasons)))
 	default:
 		u.reply(r, NothingToDo, nil)
 	}

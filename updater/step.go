@@ -50,7 +50,7 @@ const (
 	PermitUnknown Permit = iota
 	NoPermit
 	Queued // has a ticket, waits for its turn
-	Held
+	Held   // may reboot
 )
 
 // A Goal is why this machine should reboot, if it should.
@@ -72,7 +72,9 @@ type Facts struct {
 	Flags    partition.Table
 	Health   Health
 	Goal     Goal
+	Rejected bool // the booted release was judged and is to be left
 	External bool // somebody else reboots this machine: stage at once, never lock, drain or reboot
+	MayStage bool // to an external coordinator: nobody paused this machine
 	Permit   Permit
 	Drained  bool // workloads of this machine were moved away on our word and not brought back
 	Offered  bool // a release is offered that is wanted and not written yet
@@ -97,9 +99,9 @@ func Decide(f Facts) Step {
 	switch {
 	case !f.Readable:
 		return Wait
-	case booted.Priority == 0 && staged: // rejected: leave at once, the permit is still ours
+	case booted.Priority == 0 && staged && f.Rejected: // leave at once, the permit is still ours
 		return Reboot
-	case booted.Priority == 0: // nothing else would boot: stay, and say so
+	case booted.Priority == 0: // booted by hand, or nothing else would boot: stay, and say so
 		return Wait
 	case !booted.Successful && f.Health == HealthUnknown:
 		return Validate
@@ -109,6 +111,8 @@ func Decide(f Facts) Step {
 		return MarkGood
 	case free && f.Stale: // also while a release waits: a newer one replaces it
 		return Check
+	case free && f.Offered && f.MayWrite && f.Permit == Queued:
+		return Release // a grant must not find this machine downloading
 	case free && f.Offered && f.MayWrite:
 		return Write
 	case f.External:
@@ -131,7 +135,7 @@ func Decide(f Facts) Step {
 // release is staged as soon as it is written, as upstream does.
 func external(f Facts, staged bool) Step {
 	switch {
-	case f.Goal == NewRelease && !staged, f.Goal == OldRelease && !staged:
+	case (f.Goal == NewRelease || f.Goal == OldRelease) && !staged && f.MayStage:
 		return Stage
 	case f.Goal == NoGoal && staged:
 		return Unstage

@@ -53,7 +53,7 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 }
 
 func (u *Updater) judged(h Health, why string) error {
-	u.run.health, u.run.sick = h, why
+	u.run.health, u.run.sick, u.run.sickSince = h, why, u.Now()
 	if h == Sick {
 		u.event(EventError, "", nil, "this boot is not well: %s", why)
 	}
@@ -84,8 +84,12 @@ func (u *Updater) reject(o Observed) error {
 		return fmt.Errorf("release %s is not well (%s), and slot %s holds nothing to go back to: this machine needs a person",
 			o.Release, why, o.Booted.Other())
 	}
-	if err := u.remember(u.recall().judge(o, why)); err != nil {
-		return err
+	m := u.recall().judge(o, why)
+	if err := u.remember(m); err != nil { // a release that fills the disk must be left all the same
+		u.event(EventError, o.Release, err, "the verdict on %s is not written down (%v); it is left all the same", o.Release, err)
+		u.mu.Lock()
+		u.memory = m
+		u.mu.Unlock()
 	}
 	if err := u.flip(o.Flags.Discard(o.Booted), o.Booted.Other()); err != nil {
 		return fmt.Errorf("reject: %w", err)

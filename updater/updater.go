@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -49,6 +50,7 @@ type Updater struct {
 
 	mu       sync.Mutex
 	alive    time.Time
+	outdated bool // the policy that the last offer was asked under is no longer in force
 	policy   policy.Policy
 	status   Status
 	memory   Memory
@@ -70,7 +72,9 @@ type running struct {
 	sick        string      // why, for Sick
 	interrupted *checkpoint // the download that an earlier run did not end
 	offer       *omaha.Offer
-	failed      *Failure
+	failed      map[Step]Failure
+	sickSince   time.Time
+	last        Step     // the step that was done last and went well; Wait for none
 	replies     []func() // answers that wait for the next look
 	forced      bool     // the policy gave a drain up and goes on without
 	nextCheck   time.Time
@@ -79,6 +83,7 @@ type running struct {
 // SetPolicy puts another policy in force, from the next look on.
 func (u *Updater) SetPolicy(p policy.Policy) {
 	u.mu.Lock()
+	u.outdated = u.outdated || !reflect.DeepEqual(u.policy.Server, p.Server) || !reflect.DeepEqual(u.policy.Update, p.Update)
 	u.policy = p
 	u.mu.Unlock()
 	u.poke()
@@ -110,12 +115,9 @@ func (u *Updater) History() []HistoryEntry {
 	return append([]HistoryEntry(nil), u.memory.History...)
 }
 
-// Run looks, decides and acts until ctx ends. It returns an error only when
-// the machine's memory cannot be kept.
+// Run looks, decides and acts until ctx ends.
 func (u *Updater) Run(ctx context.Context) error {
-	if err := u.start(ctx); err != nil {
-		return err
-	}
+	u.start(ctx)
 	for ctx.Err() == nil {
 		u.serve(ctx)
 		o := u.look(ctx)
@@ -123,20 +125,27 @@ func (u *Updater) Run(ctx context.Context) error {
 		step := Decide(v.Facts)
 		u.note(o, v, step)
 		u.deliver()
-		if step == Wait || u.resting(o, step) {
+		u.satisfy(o, v, step)
+		u.deliver()
+		switch {
+		case step == Wait || u.resting(o, step):
+			u.run.last = Wait
 			u.rest(ctx, o, v)
-			continue
+		case step == u.run.last && step != Lock && step != Drain:
+			u.run.last = Wait // it changed nothing that can be seen yet: no hurry
+			u.pause(ctx, again)
+		default:
+			u.do(ctx, step, o)
 		}
-		u.do(ctx, step, o)
 	}
 	return nil
 }
 
 // start loads the memory and plans the first check.
-func (u *Updater) start(ctx context.Context) error {
+func (u *Updater) start(ctx context.Context) {
 	m, err := u.Store.Load()
 	if err != nil {
-		u.event(EventError, "", err, "what this machine remembered is lost; a written release is written again, a rejected one may be tried again")
+		u.event(EventError, "", err, "%v (what is not remembered costs time: a written release is written again, a rejected one may be tried again)", err)
 	}
 	u.mu.Lock()
 	u.memory = m
@@ -146,13 +155,13 @@ func (u *Updater) start(ctx context.Context) error {
 	if u.run.interrupted = u.interruption(); u.run.interrupted != nil {
 		u.run.nextCheck = policy.NextCheck(u.Now(), min(goOn, p.Update.FirstCheck), min(goOn, p.Update.FirstCheck), u.random)
 	}
-	if err := u.Store.Save(m); err != nil {
-		return fmt.Errorf("keep memory: %w", err)
+	if id, err := u.Host.Identity(); err == nil && m.Aleph == "" {
+		m.Aleph = id.Release
 	}
+	u.Trouble("memory", u.remember(m)) // a full disk must not keep a bad release from being left
 	o := u.look(ctx)
 	u.survey(o, derive(o, u.recall(), p), Wait)
 	u.event(EventStarted, "", nil, "drydock started")
-	return nil
 }
 
 // goOn is about when a daemon that finds a download interrupted asks again.
@@ -180,23 +189,28 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 	defer cancel()
 	u.mu.Lock()
 	u.step, u.busy = step, nil
+	if slices.ContainsFunc(u.requests, func(r *request) bool { return interrupts(r.Action) }) {
+		u.mu.Unlock()
+		return // somebody wants something else first
+	}
 	if step == Write || step == Drain || step == Check {
 		u.busy = cancel
 	}
 	u.mu.Unlock()
+	u.run.last = Wait
 	err := u.act(stepCtx, step, o)
 	u.mu.Lock()
 	u.busy = nil
 	u.mu.Unlock()
 	switch {
 	case err == nil:
-		if u.run.failed != nil && u.run.failed.Step == step {
-			u.run.failed = nil
-		}
+		delete(u.run.failed, step)
+		u.run.last = step
 	case ctx.Err() != nil:
 	case stepCtx.Err() != nil: // stopped on somebody's word
 		u.operation(Idle)
 		u.run.offer = nil // not taken up again before the next check
+		u.settleUpdate(fmt.Errorf("%w: stopped by an operator", ErrRefused))
 		u.event(EventOperator, "", nil, "%s was stopped", step)
 	default:
 		u.fail(step, err)
@@ -244,14 +258,20 @@ func (u *Updater) fail(step Step, err error) {
 	case Resume, Release, MarkGood, Reject, Unstage, Validate:
 		pause = 10 * time.Second // these bring the machine to rest: keep trying
 	}
-	u.run.failed = &Failure{Step: step, Err: err, Until: u.Now().Add(pause)}
+	if u.run.failed == nil {
+		u.run.failed = map[Step]Failure{}
+	}
+	u.run.failed[step] = Failure{Step: step, Err: err, Until: u.Now().Add(pause)}
+	if step == Stage {
+		u.settleUpdate(err)
+	}
 	u.event(EventError, "", err, "%s: %v", step, err)
 }
 
 // resting reports whether the step went wrong so lately that it waits.
 func (u *Updater) resting(o Observed, step Step) bool {
-	f := u.run.failed
-	return f != nil && f.Step == step && o.Now.Before(f.Until) && !(step == Write && o.Asked)
+	f, ok := u.run.failed[step]
+	return ok && o.Now.Before(f.Until) && !(step == Write && o.Asked)
 }
 
 // poll is how often a waiting machine looks at what cannot wake it, and at
@@ -263,8 +283,6 @@ const (
 
 // rest waits until something may have changed.
 func (u *Updater) rest(ctx context.Context, o Observed, v view) {
-	u.satisfy(o, v)
-	u.deliver()
 	wait := poll
 	if o.Permit == Queued || v.Facts.Goal != NoGoal && v.Facts.Permit == Held {
 		wait = pollQueue
@@ -274,7 +292,16 @@ func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 			wait = min(wait, d)
 		}
 	}
-	timer := time.NewTimer(wait)
+	u.pause(ctx, wait)
+}
+
+// again is how long a step that has just been done waits before it is done
+// once more: what it changed may take a moment to be seen.
+const again = 5 * time.Second
+
+// pause waits for a while, or until something happens.
+func (u *Updater) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -90,7 +90,7 @@ func (w world) observed() Observed {
 		o.Stopped = []Reason{{Kind: "lock"}}
 	}
 	if w.failed != Wait {
-		o.Failed = &Failure{Step: w.failed, Until: worldNow.Add(time.Minute)}
+		o.Failed = []Failure{{Step: w.failed, Until: worldNow.Add(time.Minute)}}
 	}
 	return o
 }
@@ -239,7 +239,7 @@ func (w world) around() map[string]world {
 		n.permit, n.taken = NoPermit, true
 		out["taken-away"] = n
 	}
-	if w.memory.Wish == nil && !w.wished && !w.badNew && w.tries == 1 { // enough to meet every step
+	if w.memory.Wish == nil && !w.wished && !w.badNew && !w.external && w.tries == 1 { // enough to meet every step
 		n = w
 		n.wished = true
 		n.memory.Wish = &Wish{Goal: SameSlot, Slot: w.booted, Boot: "this", At: worldNow}
@@ -385,7 +385,7 @@ func (w world) settle() (world, bool) {
 			w = n
 			continue
 		}
-		if next, _ := n.flags.Next(); n.external && (next != n.booted || n.memory.Wish != nil) {
+		if next, _ := n.flags.Next(); n.external && next != n.booted {
 			n.on = false // the other coordinator reboots it
 			w = n
 			continue

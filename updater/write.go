@@ -26,7 +26,8 @@ type writing struct {
 	source  *fetch.Source
 	resume  []byte
 	open    []io.Closer
-	done    int64  // payload bytes applied so far
+	got     int64  // payload bytes applied so far
+	applied bool   // the payload is in the slot, verified
 	release string // that runs
 	older   bool
 }
@@ -41,32 +42,38 @@ func (u *Updater) write(ctx context.Context, o Observed) error {
 	w := &writing{u: u, p: u.Policy(), offer: o.Offer, booted: o.Booted, slot: o.Booted.Other(), release: o.Release, older: o.Older}
 	defer w.close()
 	u.run.interrupted = nil
-	u.report(ctx, omaha.EventUpdateDownloadStarted, omaha.ResultSuccess, omaha.CodeOK, false)
-	written, err := w.run(ctx, o)
-	if errors.Is(context.Cause(ctx), errWindowShut) {
+	err := w.run(ctx, o)
+	switch {
+	case err == nil:
+		return w.done(ctx)
+	case errors.Is(context.Cause(ctx), errWindowShut):
 		u.operation(Idle)
 		u.event(EventWaiting, w.offer.Version, nil, "the window for downloads has shut; the download goes on in the next one")
 		return nil
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	if err != nil {
-		return w.failed(ctx, err)
-	}
-	m := u.recall()
+	return w.failed(ctx, err)
+}
+
+// done remembers a release that is written, and tells it.
+func (w *writing) done(ctx context.Context) error {
+	u, m := w.u, w.u.recall()
+	written := *m.Written
+	written.Pending, written.At = false, u.Now()
+	m.Written = &written
 	m.Poll.URLs = m.Poll.URLs.Succeeded(terms(w.offer), u.Now(), u.fuzz())
-	m.Written = written
 	m = m.log(u.Now(), EventWritten, written.Version, "written into slot %s and verified", written.Slot)
 	if err := u.remember(m); err != nil {
 		return err
 	}
-	os.Remove(u.checkpointPath())               // a stale one is only ever refused
-	if w.p.Reboot.Strategy != policy.External { // there, upstream's clients hear it after the hook
+	os.Remove(u.checkpointPath()) // a stale one is only ever refused
+	external := w.p.Reboot.Strategy == policy.External
+	if !external { // there, upstream's clients hear it after the hook
 		u.report(ctx, omaha.EventUpdateComplete, omaha.ResultSuccess, omaha.CodeOK, w.resume != nil)
 	}
 	u.event(EventWritten, written.Version, nil, "release %s is written into slot %s and verified", written.Version, written.Slot)
-	if w.p.Reboot.Strategy != policy.External {
+	if !external {
 		u.settleUpdate(nil)
 	}
 	return nil
@@ -84,31 +91,51 @@ func (u *Updater) downloadWindow(ctx context.Context, o Observed) (context.Conte
 	return context.WithCancel(ctx)
 }
 
-// run is the way from the first byte to a verified slot.
-func (w *writing) run(ctx context.Context, o Observed) (*Written, error) {
+// run is the way from the first byte to a verified slot with all that belongs
+// to it.
+func (w *writing) run(ctx context.Context, o Observed) error {
 	u := w.u
 	keys, err := u.Keys(w.p.Trust)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if len(keys) == 0 {
+		return payload.ErrNoKey
+	}
+	u.report(ctx, omaha.EventUpdateDownloadStarted, omaha.ResultSuccess, omaha.CodeOK, false)
+	if m := u.recall(); m.Written == nil || !m.Written.Pending || !m.holds(w.offer) || u.reread(m.Written) != nil {
+		if err := w.download(ctx, o, keys); err != nil {
+			return err
+		}
+		u.report(ctx, omaha.EventUpdateDownloadFinished, omaha.ResultSuccess, omaha.CodeOK, w.resume != nil)
+	}
+	w.applied = true
+	u.operation(Finalizing)
+	return w.accept(ctx)
+}
+
+// download brings the payload into the slot and verifies it. It is remembered
+// as pending then: should what belongs to it fail, nothing is downloaded twice.
+func (w *writing) download(ctx context.Context, o Observed, keys payload.Keys) error {
+	u := w.u
 	if err := w.prepareSource(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	pay, err := payload.Open(ctx, w.source, keys)
-	if !errors.Is(err, payload.ErrDownload) && !errors.Is(err, payload.ErrNoKey) {
+	if !errors.Is(err, payload.ErrDownload) {
 		u.operation(Downloading) // upstream's clients hear it with the first bytes
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer pay.Close()
 	info := pay.Info()
 	if info.Version != "" && info.Version != w.offer.Version {
-		return nil, fmt.Errorf("%w: the server offers %s and the payload is signed for %s", errWrongRelease, w.offer.Version, info.Version)
+		return fmt.Errorf("%w: the server offers %s and the payload is signed for %s", errWrongRelease, w.offer.Version, info.Version)
 	}
 	w.resume = w.checkpoint()
 	if err := w.clear(o); err != nil {
-		return nil, err
+		return err
 	}
 	result, err := w.apply(ctx, pay)
 	if errors.Is(err, payload.ErrResume) { // start again without it
@@ -121,11 +148,15 @@ func (w *writing) run(ctx context.Context, o Observed) (*Written, error) {
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	u.report(ctx, omaha.EventUpdateDownloadFinished, omaha.ResultSuccess, omaha.CodeOK, w.resume != nil)
-	u.operation(Finalizing)
-	return w.accept(ctx, info, result)
+	m := u.recall()
+	m.Written = &Written{Slot: w.slot, Version: w.offer.Version, SHA256: w.offer.SHA256, Size: w.offer.Size,
+		Images: map[string]Image{}, Pending: true, Downgrade: w.older, At: u.Now()}
+	for _, part := range info.Partitions {
+		m.Written.Images[part.Name] = Image{Size: part.Size, SHA256: result.Partitions[part.Name]}
+	}
+	return u.remember(m)
 }
 
 // clear makes the passive slot unbootable and forgets what it held, durably,
@@ -136,6 +167,7 @@ func (w *writing) clear(o Observed) error {
 	if err := w.u.remember(m); err != nil {
 		return err
 	}
+	w.prunePackages()
 	if err := w.u.Control.SetTable(o.Flags.Discard(w.slot)); err != nil {
 		return fmt.Errorf("%w: make slot %s unbootable before writing it: %w", payload.ErrWrite, w.slot, err)
 	}
@@ -239,28 +271,28 @@ var errNoRelease = errors.New("the written image does not say which release it i
 
 // accept judges what was written by its own word, since nothing signs what the
 // server claims, and fetches what belongs to the release.
-func (w *writing) accept(ctx context.Context, info payload.Info, result payload.Result) (*Written, error) {
+func (w *writing) accept(ctx context.Context) error {
+	u := w.u
 	w.close() // the host may have to mount it
-	version, err := w.u.Host.ImageRelease(w.slot)
+	version, err := u.Host.ImageRelease(w.slot)
 	if err != nil { // unknown is no verdict: it is refused and not rejected
-		return nil, fmt.Errorf("%w: %w", errNoRelease, err)
+		return fmt.Errorf("%w: %w", errNoRelease, err)
 	}
 	if version != w.offer.Version {
-		return nil, fmt.Errorf("%w: the server offers %s and the written image says that it is %s", errWrongRelease, w.offer.Version, version)
+		return fmt.Errorf("%w: the server offers %s and the written image says that it is %s", errWrongRelease, w.offer.Version, version)
 	}
-	if err := w.postPCR(ctx, result); err != nil {
-		return nil, err
+	m := u.recall()
+	if err := w.postPCR(ctx, m.Written); err != nil {
+		return err
 	}
 	packages, err := w.packages(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	written := &Written{Slot: w.slot, Version: version, SHA256: w.offer.SHA256, Size: w.offer.Size,
-		Images: map[string]Image{}, Packages: packages, Downgrade: w.older, At: w.u.Now()}
-	for _, part := range info.Partitions {
-		written.Images[part.Name] = Image{Size: part.Size, SHA256: result.Partitions[part.Name]}
-	}
-	return written, nil
+	written := *m.Written
+	written.Packages = packages
+	m.Written = &written
+	return u.remember(m)
 }
 
 // failed reports what went wrong, in the codes that upstream's servers know,
@@ -272,14 +304,18 @@ func (w *writing) failed(ctx context.Context, err error) error {
 		err = fmt.Errorf("a disk is full (the boot partition, the state directory or that of the extra packages); the running release is not touched, make room and try again: %w", err)
 	}
 	m := u.recall()
-	if w.done > 0 { // upstream: any byte takes a URL's failures back
-		m.Poll.URLs = m.Poll.URLs.Received()
+	ours := w.applied || errors.Is(err, payload.ErrNoKey) || errors.Is(err, payload.ErrNoTarget) || errors.Is(err, syscall.ENOSPC)
+	if !ours { // else it says nothing about the download
+		if w.got > 0 { // upstream: any byte takes a URL's failures back
+			m.Poll.URLs = m.Poll.URLs.Received()
+		}
+		m.Poll.URLs = m.Poll.URLs.Failed(terms(w.offer), fetch.FailureOf(int(code)), u.Now(), u.fuzz())
 	}
-	m.Poll.URLs = m.Poll.URLs.Failed(terms(w.offer), fetch.FailureOf(int(code)), u.Now(), u.fuzz())
 	if errors.Is(err, errWrongRelease) {
+		m.Written = nil
 		m = m.reject(w.offer.Version, w.offer.SHA256, err.Error(), u.Now())
 	}
-	if !errors.Is(err, payload.ErrDownload) {
+	if !ours && !errors.Is(err, payload.ErrDownload) {
 		os.Remove(u.checkpointPath())
 	}
 	kept := u.remember(m)
