@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/drydock-os/drydock/testdata/real"
@@ -54,14 +56,16 @@ func TestSeedsRead(t *testing.T) {
 
 // Each byte of each image is damaged in turn: no reader may fall over it, nor
 // hand out more than it was asked for. This finds what a fuzzer takes long
-// for, since most bytes of an image matter to nobody.
+// for, since most bytes of an image matter to nobody. Where only a share of
+// them is damaged, each run draws another one.
 func TestDamagedImages(t *testing.T) {
 	for name, img := range seeds(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			draw := seeded(t)
 			for at := range img {
 				old := img[at]
-				if old == 0 && at%61 != 0 { // most of an image is padding
+				if old == 0 && at%61 != 0 || draw.IntN(damageShare) != 0 { // most of an image is padding
 					continue
 				}
 				img[at] = old ^ 1<<(at%8)
@@ -70,6 +74,22 @@ func TestDamagedImages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// seeded is a source of chance whose seed the test prints. IMAGE_SEED repeats a
+// run.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := rand.Uint64()
+	if text := os.Getenv("IMAGE_SEED"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatalf("IMAGE_SEED: %v", err)
+		}
+		seed = n
+	}
+	t.Logf("IMAGE_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 func TestTruncatedImages(t *testing.T) {

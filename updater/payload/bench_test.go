@@ -40,12 +40,19 @@ func benchImage(b *testing.B) *os.File {
 }
 
 // mixedImage has chunks of what compresses like text, and of zeros.
-func mixedImage(size int) []byte {
+func mixedImage(size int) []byte { return filledImage(size, chunk) }
+
+// lightImage is a mixedImage of which each chunk is zeros behind its first
+// 64 KiB: as many chunks and blobs for a tenth of the time to compress them,
+// for tests that are about other things.
+func lightImage(size int) []byte { return filledImage(size, 64<<10) }
+
+func filledImage(size, full int) []byte {
 	r := mathrand.New(mathrand.NewPCG(1, 2))
 	image := make([]byte, size)
 	words := []byte("keel mast hull sail dock crane winch berth rudder")
 	for i := 0; i < size; i += 32 {
-		if i/chunk%4 == 3 {
+		if i/chunk%4 == 3 || i%chunk >= full {
 			continue
 		}
 		line := image[i:min(i+32, size)]

@@ -11,7 +11,7 @@ import (
 )
 
 func TestDamagedOnTheWay(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	good := spec.create(t)
 	keys := publicKeys(spec.Signers...)
@@ -83,7 +83,7 @@ func (b *breakingReader) Read(p []byte) (int, error) {
 }
 
 func TestDeviceFails(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "p256").with(Root, image)
 	src := spec.create(t)
 	for n := 0; ; n++ {
@@ -133,7 +133,7 @@ func (f *failing) Sync() error {
 }
 
 func TestCancel(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "p256").with(Root, image)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := apply(ctx, spec.create(t), publicKeys(spec.Signers...), map[string]Target{Root: {Device: &memory{b: make([]byte, len(image))}}}, Options{
@@ -146,7 +146,7 @@ func TestCancel(t *testing.T) {
 
 // A server that stops sending must not hold Apply after the context has ended.
 func TestCancelWhileTheServerHangs(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "p256").with(Root, image)
 	ctx, cancel := context.WithCancel(t.Context())
 	src := &hanging{bytesSource: spec.create(t), hung: cancel}

@@ -69,7 +69,7 @@ func (d *durableMemory) Sync() error {
 // was synced before it gives the same image, and costs no byte twice.
 func TestResumeAtEveryCheckpoint(t *testing.T) {
 	for _, major := range []int{1, 2} {
-		image := mixedImage((2*major)<<20 + 17*BlockSize) // bzip2 is slow
+		image := lightImage((2*major)<<20 + 17*BlockSize)
 		spec := newSpec(t, major, "rsa2048").with(Root, image)
 		src := &countingSource{bytesSource: spec.create(t)}
 		keys := publicKeys(spec.Signers...)
@@ -97,7 +97,7 @@ func TestResumeAtEveryCheckpoint(t *testing.T) {
 }
 
 func TestStaleCheckpoint(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	src := spec.create(t)
 	sum := sha256.Sum256(src)
@@ -136,7 +136,7 @@ func TestStaleCheckpoint(t *testing.T) {
 // A checkpoint says nothing of the device: if something else wrote to it since,
 // the image read back is the judge.
 func TestResumeOnAnotherDevice(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	src, keys := spec.create(t), publicKeys(spec.Signers...)
 	marks, _ := checkpoints(t, src, keys, len(image), Options{})
@@ -147,7 +147,7 @@ func TestResumeOnAnotherDevice(t *testing.T) {
 }
 
 func TestCheckpointFails(t *testing.T) {
-	image := mixedImage(3 << 20)
+	image := lightImage(3 << 20)
 	spec := newSpec(t, 2, "rsa2048").with(Root, image)
 	full := errors.New("no space left on device")
 	_, err := apply(t.Context(), spec.create(t), publicKeys(spec.Signers...), map[string]Target{Root: {Device: &memory{b: make([]byte, len(image))}}},
