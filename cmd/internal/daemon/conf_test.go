@@ -37,17 +37,17 @@ func TestUpdateConfIsReadAgain(t *testing.T) {
 		defer wg.Wait()
 		defer cancel()
 		p.updateConf("GROUP=beta\nSERVER=http://127.0.0.1:1/\n")
-		time.Sleep(confEvery - time.Second)
+		<-time.After(confEvery - time.Second)
 		if group() != "stable" {
 			t.Error("read more often than each minute")
 		}
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		synctest.Wait()
 		if group() != "beta" {
 			t.Errorf("group %q after a minute", group())
 		}
 		p.updateConf("GROUP=\"beta\"\nSERVER=disabled\n")
-		time.Sleep(confEvery)
+		<-time.After(confEvery)
 		synctest.Wait()
 		if p.updater.Policy().Update.Enabled {
 			t.Error("SERVER=disabled is not obeyed")

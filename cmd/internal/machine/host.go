@@ -177,11 +177,15 @@ func (h *Host) Hook(ctx context.Context, run updater.HookRun, line func(string))
 	hook := host.Hook{
 		Path: run.Policy.Path, Timeout: run.Policy.Timeout, Output: line, Environ: h.hookEnvironment(os.Environ()),
 		Required: run.Policy.Postinstall == policy.PostinstallRequire,
-		Running:  filepath.Join(h.root(), "usr", run.Policy.Path), // a slot is what /usr is (flatcar/update_engine postinstall_runner_action.cc)
+		Running:  h.runningHook(run.Policy.Path),
 	}
 	return hook.Run(ctx, host.HookArgs{Device: path, Kernel: run.Kernel, PCRPolicy: run.PCRPolicy,
 		Slot: run.Slot.String(), Version: run.Version, Packages: run.Packages, Response: run.Response})
 }
+
+// runningHook is where the running system has the hook that lies at path in a
+// slot: a slot is what /usr is (update_engine, postinstall_runner_action.cc).
+func (h *Host) runningHook(path string) string { return filepath.Join(h.root(), "usr", path) }
 
 // hookEnvironment is env with the policy's proxy, for the tools of a hook.
 // What the service was started with comes first.

@@ -115,6 +115,16 @@ func TestHookHearsOfThePolicy(t *testing.T) {
 	}
 }
 
+// The hook that stands in for a twin's was looked for at /postinst, where no
+// Flatcar has it.
+func TestRunningHookIsBelowUsr(t *testing.T) {
+	for root, want := range map[string]string{"": "/usr/postinst", "/sysroot": "/sysroot/usr/postinst"} {
+		if got := (&Host{Root: root}).runningHook("/postinst"); got != want {
+			t.Errorf("root %q: %s, want %s", root, got, want)
+		}
+	}
+}
+
 func TestHookOfAnImageFileIsRefused(t *testing.T) {
 	h := &Host{Slots: openSlots(t, diskImage(t), "")}
 	err := h.Hook(t.Context(), updater.HookRun{Slot: partition.B, Policy: policy.Default().Hook}, nil)
@@ -144,6 +154,28 @@ func TestKernelThatDoesNotFitNamesTheBootPartition(t *testing.T) {
 	}
 	if _, err := s.Control.OpenKernel(partition.A); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("kernel of A: %v", err)
+	}
+}
+
+// A full state directory, too.
+func TestMemoryThatDoesNotFitNamesTheStateDirectory(t *testing.T) {
+	real.Root(t)
+	state := t.TempDir()
+	if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=16k"); err != nil {
+		real.Missing(t, "mount tmpfs: "+err.Error())
+	}
+	t.Cleanup(func() { syscall.Unmount(state, syscall.MNT_DETACH) })
+	s := Store{File: updater.MemoryFile{Path: filepath.Join(state, "memory.json")}}
+	if err := s.Save(updater.Memory{Paused: "kept"}); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(filepath.Join(state, "filler"), make([]byte, 64<<10), 0o600)
+	var space *host.SpaceError
+	if err := s.Save(updater.Memory{}); !errors.As(err, &space) || !strings.HasPrefix(err.Error(), state+" is full") {
+		t.Errorf("err = %v", err)
+	}
+	if m, err := s.Load(); err != nil || m.Paused != "kept" {
+		t.Errorf("memory %+v, %v: the old one must stay", m, err)
 	}
 }
 
