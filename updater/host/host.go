@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,9 +19,10 @@ import (
 
 // Identity is what tells a machine, and one boot of it, from others.
 type Identity struct {
-	MachineID string // /etc/machine-id, 32 hexadecimal digits
-	BootID    string // /proc/sys/kernel/random/boot_id, with dashes
-	Arch      string // uname -m
+	MachineID string        // /etc/machine-id, 32 hexadecimal digits
+	BootID    string        // /proc/sys/kernel/random/boot_id, with dashes
+	Arch      string        // uname -m
+	Up        time.Duration // since the boot, sleep included (/proc/uptime); 0 if that is not known
 }
 
 // maxSmallFile bounds the files read from the running system, in bytes.
@@ -49,7 +51,23 @@ func Identify(root string) (Identity, error) {
 		return Identity{}, fmt.Errorf("read architecture: %w", err)
 	}
 	id.Arch = unix.ByteSliceToString(uts.Machine[:])
+	id.Up = uptime(root)
 	return id, nil
+}
+
+// uptime reads proc/uptime, as in "8136.21 15908.74" (proc_uptime(5)). It is
+// no part of who the machine is, so what cannot be read is not known.
+func uptime(root string) time.Duration {
+	text, err := readSmall(filepath.Join(root, "proc/uptime"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(text), " ")
+	up, err := time.ParseDuration(first + "s")
+	if err != nil {
+		return 0
+	}
+	return max(up, 0)
 }
 
 // isMachineID follows machine-id(5). "uninitialized" is not one.

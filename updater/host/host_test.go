@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/testdata/real"
 )
@@ -51,13 +52,33 @@ func TestIdentify(t *testing.T) {
 			continue
 		}
 		arch, _ := exec.Command("uname", "-m").Output()
-		want := Identity{machine, boot, strings.TrimSpace(string(arch))}
+		want := Identity{MachineID: machine, BootID: boot, Arch: strings.TrimSpace(string(arch))}
 		if err != nil || id != want {
 			t.Errorf("got %+v, %v; want %+v", id, err, want)
 		}
 	}
 	if _, err := Identify(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("empty root: %v", err)
+	}
+}
+
+// How long the machine runs was known to nobody, so a deadline that is counted
+// from the boot could not pass.
+func TestUptime(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"8136.21 15908.74\n": 8136210 * time.Millisecond, "": 0, "\n": 0, "-5.0 1\n": 0, "1e999 1": 0, "x y": 0,
+	} {
+		root := t.TempDir()
+		put(t, root, "proc/uptime", text, 0o444)
+		if got := uptime(root); got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+	if got := uptime("/"); got <= 0 {
+		t.Errorf("this very machine: %s", got)
+	}
+	if got := uptime(t.TempDir()); got != 0 {
+		t.Errorf("no such file: %s", got)
 	}
 }
 

@@ -42,7 +42,7 @@ func (h *Host) Identity() (updater.Identity, error) {
 	if err != nil {
 		return updater.Identity{}, err
 	}
-	return updater.Identity{Release: versionOf(release), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch}, nil
+	return updater.Identity{Release: versionOf(release), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch, Up: id.Up}, nil
 }
 
 func (h *Host) root() string {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/testdata/real"
@@ -193,6 +194,22 @@ func TestOpenSlotsRefuses(t *testing.T) {
 		if _, err := OpenSlots(p, t.TempDir()); err == nil {
 			t.Errorf("%s: accepted", what)
 		}
+	}
+}
+
+func TestIdentityIsWhatTheSystemSays(t *testing.T) {
+	root := system(t, "2.0.0")
+	put(t, root, "proc/uptime", "90.5 1.0\n", 0o444)
+	id, err := (&Host{Root: root}).Identity()
+	if err != nil || id.Release != "2.0.0" || id.MachineID != strings.Repeat("0123456789abcdef", 2) || id.BootID == "" || id.Arch == "" || id.Up != 90500*time.Millisecond {
+		t.Errorf("identity %+v, %v", id, err)
+	}
+	put(t, root, "usr/lib/os-release", "ID=test\nVERSION=\"2.1.0 (old style)\"\n", 0o644)
+	if id, err := (&Host{Root: root}).Identity(); err != nil || id.Release != "2.1.0 (old style)" {
+		t.Errorf("without VERSION_ID: %+v, %v", id, err)
+	}
+	if _, err := (&Host{Root: t.TempDir()}).Identity(); err == nil {
+		t.Error("an empty system has an identity")
 	}
 }
 
