@@ -68,6 +68,7 @@ func TestNoDirectoryNoChecks(t *testing.T) {
 
 // A check that hangs, and what it started, ends with its time.
 func TestCheckTimeoutKillsItsGroup(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir, marks := t.TempDir(), t.TempDir()
 	pid := filepath.Join(marks, "pid")
 	put(t, dir, "hang", "#!/bin/sh\ntrap '' TERM\nsleep 1000 & echo $! > "+pid+"; wait; wait; sleep 1000\n", 0o755)
@@ -110,6 +111,7 @@ func processState(pid string) string {
 
 // A service that a check starts keeps its output open: the check has ended.
 func TestCheckWithBackgroundProcess(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	put(t, dir, "daemonizes", "#!/bin/sh\nsleep 1000 &\nexit 0\n", 0o755)
 	got, err := RunChecks(t.Context(), dir, nil, time.Minute)
