@@ -41,20 +41,26 @@ func smallDisk(t testing.TB) *image {
 	return disk
 }
 
-// FuzzGPT reads any disk. What can be read can be written and read again, and
-// no slot lies outside the disk or over the table.
+// FuzzGPT reads any disk, of which header and table are the copy at its start
+// and those of the backup the copy at its end, none where they are empty. What
+// can be read can be written and read again, no slot lies outside the disk or
+// over the table, and none shares a sector with another partition.
 func FuzzGPT(f *testing.F) {
 	whole := smallDisk(f).data
-	f.Add(whole[512:1024], whole[1024:2048], true)
-	f.Add(whole[512:1024], whole[1024:2048], false)
-	f.Add(whole[:512], whole[:512], true)
-	f.Fuzz(func(t *testing.T, header, table []byte, honest bool) {
+	f.Add(whole[512:1024], whole[1024:2048], []byte{}, []byte{}, true)
+	f.Add(whole[512:1024], whole[1024:2048], whole[len(whole)-512:], whole[len(whole)-33*512:][:1024], false)
+	f.Add(whole[:512], whole[:512], []byte{}, []byte{}, true)
+	f.Fuzz(func(t *testing.T, header, table, backupHeader, backupTable []byte, honest bool) {
 		disk := smallDisk(t)
-		clear(disk.data[len(disk.data)-33*512:]) // the backup
-		disk.WriteAt(header[:min(len(header), 512)], 512)
-		disk.WriteAt(table[:min(len(table), 32*512)], 1024)
+		end := disk.data[len(disk.data)-33*512:]
+		clear(end)
+		copy(disk.data[512:1024], header)
+		copy(disk.data[1024:1024+32*512], table)
+		copy(end[:32*512], backupTable)
+		copy(end[32*512:], backupHeader)
 		if honest { // with the CRCs that get it past the checks
-			sum(disk.data)
+			sum(disk.data, 1)
+			sum(disk.data, len(disk.data)/512-1)
 		}
 		g, err := ReadGPT(disk)
 		if err != nil {
@@ -73,20 +79,28 @@ func FuzzGPT(f *testing.F) {
 		if err != nil || again.Primary != nil || again.Backup != nil || !slices.Equal(before, again.Entries) {
 			t.Fatalf("after repair: %+v: %v", again, err)
 		}
-		if slots, err := again.FindSlots(Layout{}); err == nil {
-			flags := map[int]Flags{slots[A].Number: {3, 4, true}}
-			if err := again.SetFlags(disk, flags); err != nil {
-				t.Fatal(err)
+		slots, err := again.FindSlots(Layout{})
+		if err != nil {
+			return
+		}
+		for _, e := range again.Entries {
+			for _, s := range slots {
+				if e.Number != s.Number && e.First <= s.Last && s.First <= e.Last {
+					t.Fatalf("slot %+v shares sectors with %+v", s, e)
+				}
 			}
+		}
+		if err := again.SetFlags(disk, map[int]Flags{slots[A].Number: {3, 4, true}}); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
 
-// sum gives a header in sector 1 the CRCs of its table and of itself, so that it
-// gets past them to the other checks.
-func sum(sectors []byte) {
+// sum gives the header in a sector the CRCs of its table and of itself, so that
+// it gets past them to the other checks.
+func sum(sectors []byte, lba int) {
 	le := binary.LittleEndian
-	h := sectors[512:1024]
+	h := sectors[lba*512 : (lba+1)*512]
 	at, n := le.Uint64(h[72:])*512, uint64(le.Uint32(h[80:]))*uint64(le.Uint32(h[84:]))
 	if size := uint64(len(sectors)); n <= maxTableSize && at < size && n <= size-at {
 		le.PutUint32(h[88:], crc32.ChecksumIEEE(sectors[at:at+n]))

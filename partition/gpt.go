@@ -119,8 +119,9 @@ func readGPT(dev Device, sector int64) (*GPT, error) {
 		g.primary = g.backup.counterpart(sector)
 	default:
 		g.table = primary
+		found := g.backup
 		g.backup = g.primary.counterpart(sector)
-		if g.Backup == nil && string(backup) != string(primary) {
+		if g.Backup == nil && (string(backup) != string(primary) || !found.agrees(g.backup)) {
 			g.Backup = ErrStale
 		}
 	}
@@ -142,6 +143,12 @@ func (h header) counterpart(sector int64) header {
 	}
 	o.entries = o.lba - h.tableSectors(sector)
 	return o
+}
+
+// agrees says whether two headers are of the same disk and usable sectors; the
+// place of the backup's entries is a tool's own choice.
+func (h header) agrees(o header) bool {
+	return h.disk == o.disk && h.first == o.first && h.last == o.last && h.count == o.count && h.size == o.size
 }
 
 func (h header) tableSectors(sector int64) uint64 {

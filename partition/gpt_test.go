@@ -147,3 +147,28 @@ func TestDamagedCopyIsNoticedAndRepaired(t *testing.T) {
 		})
 	}
 }
+
+// A backup with the same entries passed for good whatever its header said: of
+// another disk, after a table was copied, or of other usable sectors.
+func TestBackupHeaderOfAnotherDiskIsStale(t *testing.T) {
+	for name, change := range map[string]func(header []byte){
+		"disk":                func(h []byte) { h[56]++ },
+		"first usable sector": func(h []byte) { h[40]++ },
+		"last usable sector":  func(h []byte) { h[48]-- },
+	} {
+		disk := smallDisk(t)
+		last := len(disk.data)/512 - 1
+		change(disk.data[last*512:])
+		sum(disk.data, last)
+		g, err := ReadGPT(disk)
+		if err != nil || g.Primary != nil || !errors.Is(g.Backup, ErrStale) {
+			t.Fatalf("%s: the backup is not stale: %v", name, err)
+		}
+		if err := g.Repair(disk); err != nil {
+			t.Fatal(err)
+		}
+		if g, err = ReadGPT(disk); err != nil || g.Primary != nil || g.Backup != nil {
+			t.Errorf("%s: still not repaired: %v", name, err)
+		}
+	}
+}
