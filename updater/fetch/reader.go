@@ -21,10 +21,10 @@ type reader struct {
 	ctx    context.Context    // of Open: a Read has no other way to hear of a cancel
 	cancel context.CancelFunc // of ctx
 	busy   sync.Mutex         // held by Read
-	offset int64           // of the next byte
-	total  int64           // bytes of the whole payload, or unknown
-	answer *answer         // where bytes come from, nil between two attempts
-	err    error           // final, io.EOF included
+	offset int64              // of the next byte
+	total  int64              // bytes of the whole payload, or unknown
+	answer *answer            // where bytes come from, nil between two attempts
+	err    error              // final, io.EOF included
 
 	url    int     // index of the URL in use
 	bad    []error // why a URL is not used any more, by index
