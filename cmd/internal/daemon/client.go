@@ -84,6 +84,16 @@ func (c *clients) get(p policy.Policy) (*http.Client, error) {
 	return next, nil
 }
 
+// forget has the next call build a client anew.
+func (c *clients) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client != nil {
+		c.client.CloseIdleConnections()
+	}
+	c.client = nil
+}
+
 // HTTPClient builds the client that a policy describes.
 func HTTPClient(p policy.Policy) (*http.Client, error) {
 	var c fetch.Config

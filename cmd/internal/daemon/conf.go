@@ -120,7 +120,8 @@ func (d *Daemon) refresh() {
 func (d *Daemon) force(p policy.Policy) {
 	_, err := ReadKeys(p.Trust)
 	d.updater.Trouble("keys", err)
-	_, err = HTTPClient(p)
+	d.clients.forget() // the certificates in ca_file may be others
+	_, err = d.clients.get(p)
 	d.updater.Trouble("http", err)
 	d.updater.SetPolicy(withPassword(p))
 }

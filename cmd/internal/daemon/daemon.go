@@ -36,6 +36,7 @@ type Options struct {
 type Daemon struct {
 	Options
 	updater *updater.Updater
+	clients clients
 	server  *bus.Server
 	pulse   pulse
 	conf    conf
@@ -71,7 +72,7 @@ func New(o Options) (*Daemon, error) {
 		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server},
 		Now:       time.Now,
 		Keys:      ReadKeys,
-		HTTP:      new(clients).get,
+		HTTP:      d.clients.get,
 	}
 	d.pulse = d.updater
 	d.server.Controller = attentive{Updater: d.updater, conf: d}

@@ -51,7 +51,7 @@ func OpenSlots(p policy.Slots, root string) (*Slots, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.booted = func() (partition.Slot, error) { return slot, nil }
+		s.booted = func() (partition.Slot, error) { return s.agree(slot, running, path) }
 	}
 	c, err := control(p, disk)
 	if err != nil {
@@ -60,6 +60,17 @@ func OpenSlots(p policy.Slots, root string) (*Slots, error) {
 	}
 	s.Control = flags{Control: c, slots: s, dir: p.BootDirectory}
 	return s, nil
+}
+
+// agree returns the slot that the policy calls booted, unless the running
+// system tells otherwise: the file is the same in both slots, and a slot that
+// runs must never be taken for the passive one.
+func (s *Slots) agree(said partition.Slot, running partition.System, path string) (partition.Slot, error) {
+	found, err := s.find(running, path)
+	if err == nil && found != said {
+		return 0, fmt.Errorf("slots.booted says %s and the system runs from slot %s: set it to \"auto\"", said, found)
+	}
+	return said, nil
 }
 
 func control(p policy.Slots, disk *partition.Disk) (partition.Control, error) {
