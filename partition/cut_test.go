@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/drydock-os/drydock/partition"
@@ -62,13 +63,13 @@ var rigs = []rig{
 const newKernel = "new kernel, a few sectors long"
 
 // kernelBytes is a kernel that spans sectors, so that it can be torn.
-func kernelBytes() []byte {
+var kernelBytes = sync.OnceValue(func() []byte {
 	var data []byte
 	for i := range 100 {
 		data = fmt.Appendf(data, "%s %d\n", newKernel, i)
 	}
 	return data
-}
+})
 
 func writeKernel(c partition.Control, s partition.Slot) error {
 	f, err := c.CreateKernel(s)
@@ -193,7 +194,7 @@ func cutStep(t *testing.T, r rig, before *powercut.Machine, rest []step) {
 		if !errors.Is(err, powercut.ErrPower) {
 			t.Fatalf("%s, cut after %d: %v", rest[0].name, n, err)
 		}
-		for _, how := range powercut.Survivals(24) {
+		for _, how := range powercut.Survivals(survivals) {
 			if err := trialEnds(r.on(m.Restart(how))); err != nil {
 				t.Errorf("%s, power cut after %d operations, survival %d: %v", rest[0].name, n, how, err)
 			}
