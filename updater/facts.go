@@ -199,6 +199,9 @@ func (v *view) paused(m Memory) {
 // reboot says whether the way to a reboot may be begun, and gone on.
 func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	f := &v.Facts
+	if f.External && f.Goal == NewRelease {
+		v.paused(m)
+	}
 	if f.Goal == NoGoal || f.External && f.Goal == NewRelease {
 		return
 	}

@@ -132,6 +132,15 @@ func sameMemory(a, b Memory) bool {
 		a.Report == b.Report
 }
 
+// current is the reason of a machine that has nothing to do.
+func (u *Updater) current(o Observed) Reason {
+	r := Reason{Kind: "current", Until: u.run.nextCheck, Text: "nothing newer than " + o.Release + " was offered; the server is asked again"}
+	if u.memory.Poll.Answered.IsZero() {
+		r.Text = "the update server has not answered a check yet; it is asked again"
+	}
+	return r
+}
+
 // standing is what keeps a machine from ever being updated.
 func standing(p policy.Policy) []Reason {
 	switch {
@@ -174,7 +183,7 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 	s.OnTrial = o.Known && !o.Flags[o.Booted].Successful
 	next, bootable := o.Flags.Next()
 	s.Staged = o.Known && bootable && next != o.Booted && o.Flags[o.Booted].Successful
-	s.Written = o.Known && m.usable(o, p) == nil
+	s.Written = o.Known && m.usable(o, p) == nil && !v.Facts.Offered // what is offered takes its place
 	s.Pending = pendingNames[NoGoal]
 	if m.Wish != nil {
 		s.Pending = pendingNames[m.Wish.Goal]
@@ -198,7 +207,7 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 	s.Reasons = append(slices.Clip(v.Reasons), u.trouble...)
 	s.Reasons = append(s.Reasons, standing(p)...)
 	if step == Wait && len(s.Reasons) == 0 && o.Known && v.Facts.Goal == NoGoal && !v.Facts.Offered && o.Permit == NoPermit && !o.Drained {
-		s.Reasons = []Reason{{Kind: "current", Text: "nothing newer than " + o.Release + " was offered; the server is asked again", Until: u.run.nextCheck}}
+		s.Reasons = []Reason{u.current(o)}
 	}
 }
 

@@ -121,7 +121,9 @@ func (u *Updater) take(r *request) {
 		u.reply(r, "", err)
 		return
 	}
-	u.run.failed = nil
+	if r.Action != ActPause { // an operator has looked at what went wrong
+		u.run.failed = nil
+	}
 	u.event(EventOperator, r.Version, nil, "%s %s", r.Action, r.Reason)
 	outcome := Done
 	if r.Action == ActRollback || r.Action == ActReboot {
@@ -140,7 +142,9 @@ func (u *Updater) takeUpdate(r *request) {
 	case u.asked != nil:
 		u.reply(r, "", ErrBusy)
 	default:
-		u.asked, u.run.failed, u.run.last = r, nil, Wait
+		u.asked, u.run.last = r, Wait
+		delete(u.run.failed, Check)
+		delete(u.run.failed, Write)
 	}
 }
 
@@ -292,6 +296,8 @@ func (u *Updater) satisfy(o Observed, v view, step Step) {
 		return
 	case v.Facts.External && step == Stage: // the hook's answer is still to come
 		return
+	case step == Release && o.Permit == Queued && v.Facts.Offered && v.Facts.MayWrite: // the ticket goes back, then it is written
+		return
 	case !r.checked && step != Wait: // a reboot or a trial under way comes first
 		return
 	}
@@ -301,7 +307,7 @@ func (u *Updater) satisfy(o Observed, v view, step Step) {
 	switch {
 	case !r.checked, v.Facts.Offered && !v.Facts.MayWrite:
 		u.reply(r, "", fmt.Errorf("%w: %s", ErrRefused, firstReason(s.Reasons)))
-	case s.Written || s.Staged:
+	case (s.Written || s.Staged) && !v.Facts.Offered:
 		u.reply(r, Updated, nil)
 	default:
 		u.reply(r, NothingToDo, nil)
