@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drydock-os/drydock/cmd/internal/machine"
 	"github.com/drydock-os/drydock/partition"
 )
 
@@ -147,6 +148,22 @@ func (p *process) until(what string, cond func() bool) {
 		case <-late:
 			p.t.Fatalf("never: %s\n%s", what, p.log)
 		case <-tick.C:
+		}
+	}
+}
+
+// What is told to hooks follows the policy in force.
+func TestHostKnowsThePolicyInForce(t *testing.T) {
+	p := prepare(t, noServer).build()
+	h, ok := p.updater.Host.(*machine.Host)
+	if !ok || h.Policy == nil {
+		t.Fatalf("host %T knows no policy", p.updater.Host)
+	}
+	for _, proxy := range []string{"http://p:1", "http://p:2"} {
+		p.policy(noServer + "proxy = \"" + proxy + "\"\n")
+		p.reread()
+		if got := h.Policy().Server.Proxy; got != proxy {
+			t.Errorf("proxy %q, want %q", got, proxy)
 		}
 	}
 }
