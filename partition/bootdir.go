@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -228,6 +229,8 @@ func fileSystem(f *os.File) (string, error) {
 // too.
 type osFile struct {
 	*os.File
+
+	mu     sync.Mutex // several goroutines write and sync a kernel
 	synced func() error
 }
 
@@ -245,6 +248,8 @@ func (f *osFile) Sync() error {
 	if err := f.File.Sync(); err != nil {
 		return err
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.synced == nil {
 		return nil
 	}

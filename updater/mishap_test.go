@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -219,15 +220,14 @@ func TestClockThatWasAheadDoesNotHoldAPermit(t *testing.T) {
 		b := ready(t)
 		b.policy.Reboot.RetryPause = 50 * time.Millisecond
 		b.skew = ahead
-		failed := false
+		var runs atomic.Int32
 		b.machine.PostInstall = func(context.Context, updater.HookRun) error {
-			if !failed {
-				failed = true
+			if runs.Add(1) == 1 {
 				return errors.New("exit status 1")
 			}
 			return nil
 		}
-		b.live(func(s updater.Status) bool { return failed && s.LastError != "" })
+		b.live(func(s updater.Status) bool { return runs.Load() > 0 && s.LastError != "" })
 		b.skew = 0
 		b.live(updated("1.1.0"))
 	})
