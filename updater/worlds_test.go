@@ -15,6 +15,12 @@ import (
 // It is driven by the pure half of the real updater: reconcile, derive, Decide
 // and the memory's own transitions.
 type world struct {
+	outside
+	memory Memory
+}
+
+// outside is all of a world that is not remembered.
+type outside struct {
 	external bool
 	badNew   bool // release 2 does not work
 	tries    uint8
@@ -32,30 +38,56 @@ type world struct {
 	failed  Step // a step that went wrong and waits; Wait for none
 	taken   bool // an operator took the permit away once
 	wished  bool // an operator asked for a reboot once
+	newer   bool // release 3 is out
 
-	memory Memory
 }
 
 var (
 	worldNow = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	versions = map[int8]string{-1: "torn", 0: "", 1: "1.0.0", 2: "2.0.0"}
+	versions = map[int8]string{-1: "torn", 0: "", 1: "1.0.0", 2: "2.0.0", 3: "3.0.0"}
 )
 
-// key names a world; what is only told is left out.
-func (w world) key() string {
+// worldKey is a world without what is only told, as a value that can be compared.
+type worldKey struct {
+	outside outside
+	written struct {
+		slot    partition.Slot
+		version string
+	}
+	trial struct {
+		slot                         partition.Slot
+		version, from, boot, verdict string
+		armed, later                 bool
+		returns                      int
+	}
+	wish struct {
+		goal       Goal
+		slot       partition.Slot
+		boot, from string
+	}
+	rejected string
+	good     bool
+	ending   Ending
+}
+
+func (w world) key() (k worldKey) {
 	m := w.memory
-	s := fmt.Sprintf("%v %v %d %v %v %v %v %v %v %v %v %v %v %v %v %v|", w.external, w.badNew, w.tries, w.on, w.booted, w.flags, w.image,
-		w.health, w.permit, w.lockUp, w.drained, w.window, w.checked, w.failed, w.taken, w.wished)
-	if m.Written != nil {
-		s += fmt.Sprintf(" written %v", *m.Written)
+	if x := m.Written; x != nil {
+		k.written.slot, k.written.version = x.Slot, x.Version
 	}
-	if m.Trial != nil {
-		s += fmt.Sprintf(" trial %v", *m.Trial)
+	if t := m.Trial; t != nil {
+		k.trial.slot, k.trial.version, k.trial.from, k.trial.boot, k.trial.verdict = t.Slot, t.Version, t.From, t.Boot, t.Verdict
+		k.trial.armed, k.trial.later, k.trial.returns = t.Armed, !t.RetryAt.IsZero(), t.Returns
 	}
-	if m.Wish != nil {
-		s += fmt.Sprintf(" wish %v", *m.Wish)
+	if x := m.Wish; x != nil {
+		k.wish.goal, k.wish.slot, k.wish.boot, k.wish.from = x.Goal, x.Slot, x.Boot, x.From
 	}
-	return s + fmt.Sprintf(" rejected %d good %v ending %s", len(m.Rejected), m.GoodAt.IsZero(), m.Ending)
+	for _, r := range m.Rejected {
+		k.rejected += r.Version + " "
+	}
+	k.good, k.ending = !m.GoodAt.IsZero(), m.Ending
+	k.outside = w.outside
+	return k
 }
 
 var shut = func() policy.Window { // at worldNow
@@ -83,7 +115,7 @@ func (w world) observed() Observed {
 	o := Observed{Now: worldNow, BootID: "this", Known: true, Booted: w.booted, Flags: w.flags, Release: versions[w.image[w.booted]],
 		Health: w.health, Permit: w.permit, Drained: w.drained, Stale: !w.checked}
 	if w.checked {
-		o.Offer = &omaha.Offer{Update: true, Version: "2.0.0", SHA256: []byte{2}}
+		o.Offer = &omaha.Offer{Update: true, Version: versions[w.offered()], SHA256: []byte{byte(w.offered())}}
 	}
 	if !w.lockUp {
 		o.Permit = PermitUnknown
@@ -93,6 +125,14 @@ func (w world) observed() Observed {
 		o.Failed = []Failure{{Step: w.failed, Until: worldNow.Add(time.Minute)}}
 	}
 	return o
+}
+
+// offered is the newest release that is out.
+func (w world) offered() int8 {
+	if w.newer {
+		return 3
+	}
+	return 2
 }
 
 // decide is what the real loop does up to the step.
@@ -125,9 +165,9 @@ func (w world) step(s Step) (done, torn []world) {
 		n.image[passive] = -1
 		crash()
 		fail() // the download ends badly
-		n.image[passive] = 2
+		n.image[passive] = w.offered()
 		crash()
-		n.memory.Written = &Written{Slot: passive, Version: "2.0.0", SHA256: []byte{2}}
+		n.memory.Written = &Written{Slot: passive, Version: versions[w.offered()], SHA256: []byte{byte(w.offered())}}
 	case Lock:
 		if n.permit == NoPermit {
 			n.permit = Queued
@@ -228,13 +268,15 @@ func (w world) around() map[string]world {
 	n := w
 	n.window = !n.window
 	out["window"] = n
-	n = w
-	n.lockUp = !n.lockUp
-	out["lock-away"] = n
+	if !w.newer { // two stories at once are more than are needed
+		n = w
+		n.lockUp = !n.lockUp
+		out["lock-away"] = n
+	}
 	n = w
 	n.on = false
 	out["power-cut"] = n
-	if w.permit == Held && !w.taken {
+	if w.permit == Held && !w.taken && !w.newer {
 		n = w
 		n.permit, n.taken = NoPermit, true
 		out["taken-away"] = n
@@ -245,10 +287,16 @@ func (w world) around() map[string]world {
 		n.memory.Wish = &Wish{Goal: SameSlot, Slot: w.booted, Boot: "this", At: worldNow}
 		out["reboot"] = n
 	}
-	if passive := w.flags[w.booted.Other()]; w.memory.Wish == nil && passive.Successful && w.image[w.booted] == 2 && w.flags[w.booted].Successful {
+	if !w.newer && !w.badNew && !w.external && w.tries == 1 && !w.wished && !w.taken && w.lockUp {
 		n = w
-		n.memory = n.memory.reject("2.0.0", nil, "operator", worldNow)
-		n.memory.Wish = &Wish{Goal: OldRelease, Slot: w.booted, Boot: "this", From: "2.0.0", At: worldNow}
+		n.newer, n.checked = true, false
+		out["newer"] = n
+	}
+	running := versions[w.image[w.booted]]
+	if passive := w.flags[w.booted.Other()]; w.memory.Wish == nil && passive.Successful && w.image[w.booted] > w.image[w.booted.Other()] && w.flags[w.booted].Successful {
+		n = w
+		n.memory = n.memory.reject(running, nil, "operator", worldNow)
+		n.memory.Wish = &Wish{Goal: OldRelease, Slot: w.booted, Boot: "this", From: running, At: worldNow}
 		n.memory.History = nil
 		out["rollback"] = n
 	}
@@ -284,8 +332,10 @@ func (w world) forbidden(s Step) string {
 		return "external coordinator, and yet " + s.String()
 	case !w.external && !w.lockUp && (s == Stage || leaving):
 		return s.String() + " with the lock away"
-	case s == Write && w.image[w.booted] == 2:
+	case s == Write && w.image[w.booted] == w.offered():
 		return "writes what runs"
+	case s == Write && w.memory.Wish != nil && w.memory.Wish.Goal == OldRelease:
+		return "overwrites the release that a rollback was asked for"
 	}
 	return ""
 }
@@ -294,11 +344,14 @@ func (w world) forbidden(s Step) string {
 // crashes inside and after every step, power cuts anywhere, the lock away, the
 // window shutting, permits taken away and rollbacks asked for.
 func TestDecideEveryWorld(t *testing.T) {
-	type edge struct{ from, step string }
-	seen := map[string]edge{}
-	worlds := map[string]world{}
+	type edge struct {
+		from worldKey
+		step string
+	}
+	seen := map[worldKey]edge{}
+	worlds := map[worldKey]world{}
 	var queue []world
-	push := func(n world, from, step string) {
+	push := func(n world, from worldKey, step string) {
 		k := n.key()
 		if _, old := seen[k]; !old {
 			seen[k], worlds[k] = edge{from, step}, n
@@ -307,15 +360,15 @@ func TestDecideEveryWorld(t *testing.T) {
 	}
 	fail := func(w world, why string) {
 		t.Helper()
-		k, path := w.key(), []string{w.key()}
+		k, path := w.key(), []string{fmt.Sprintf("%+v", w.key())}
 		for e := seen[k]; e.step != "start"; e = seen[e.from] {
 			path = append([]string{e.step}, path...)
 		}
 		t.Fatalf("%s: %s", why, strings.Join(path, " > "))
 	}
 	for i := range 8 {
-		push(world{on: true, flags: partition.Table{{Priority: 1, Successful: true}, {}}, image: [2]int8{1, 0}, lockUp: true, window: true,
-			permit: NoPermit, external: i&1 != 0, badNew: i&2 != 0, tries: uint8(1 + i&4/2)}, "", "start")
+		push(world{outside: outside{on: true, flags: partition.Table{{Priority: 1, Successful: true}, {}}, image: [2]int8{1, 0}, lockUp: true, window: true,
+			permit: NoPermit, external: i&1 != 0, badNew: i&2 != 0, tries: uint8(1 + i&4/2)}}, worldKey{}, "start")
 	}
 	steps := map[Step]int{}
 	for len(queue) > 0 {
@@ -353,7 +406,7 @@ func TestDecideEveryWorld(t *testing.T) {
 	}
 	for _, w := range worlds {
 		if end, ok := w.settle(); !ok {
-			fail(w, "does not settle: ends as "+end.key())
+			fail(w, fmt.Sprintf("does not settle: ends as %+v", end.key()))
 		}
 	}
 	t.Logf("%d worlds, steps %v", len(seen), steps)
@@ -390,9 +443,9 @@ func (w world) settle() (world, bool) {
 			w = n
 			continue
 		}
-		_, rejected := n.memory.rejection("2.0.0", []byte{2})
+		_, rejected := n.memory.rejection(versions[n.offered()], []byte{byte(n.offered())})
 		rest := n.permit == NoPermit && !n.drained
-		return n, rest && (n.image[n.booted] == 2) != rejected && (rejected || !n.badNew)
+		return n, rest && (n.image[n.booted] == n.offered()) != rejected && (rejected || !n.badNew)
 	}
 	return w, false
 }
