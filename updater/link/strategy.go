@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -14,26 +15,39 @@ import (
 var ErrNoLock = errors.New("strategy coordinated needs a reboot lock, and none is configured; a machine that stands alone has strategy immediate")
 
 // ByStrategy is the lock that a policy's strategy asks for: the group's where
-// machines are coordinated, and this machine's own elsewhere.
+// machines are coordinated, and this machine's own elsewhere. A permit or a
+// ticket of the group is given back to the group, whatever the strategy has
+// become since.
 type ByStrategy struct {
 	Strategy func() policy.Strategy
 	Group    updater.RebootLock // nil: none is configured
 	Alone    updater.RebootLock
 }
 
-func (b ByStrategy) lock() (updater.RebootLock, error) {
-	if b.Strategy() != policy.Coordinated {
+// lock returns the lock that answers now.
+func (b ByStrategy) lock(ctx context.Context) (updater.RebootLock, error) {
+	coordinated := b.Strategy() == policy.Coordinated
+	switch {
+	case coordinated && b.Group == nil:
+		return nil, ErrNoLock
+	case coordinated:
+		return b.Group, nil
+	case b.Group == nil:
 		return b.Alone, nil
 	}
-	if b.Group == nil {
-		return nil, ErrNoLock
+	s, err := b.Group.Standing(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the group may still hold a permit of this machine: %w", err)
 	}
-	return b.Group, nil
+	if s.Permit == updater.Held || s.Permit == updater.Queued {
+		return b.Group, nil
+	}
+	return b.Alone, nil
 }
 
 // Standing implements updater.RebootLock.
 func (b ByStrategy) Standing(ctx context.Context) (updater.Standing, error) {
-	l, err := b.lock()
+	l, err := b.lock(ctx)
 	if err != nil {
 		return updater.Standing{}, err
 	}
@@ -42,7 +56,7 @@ func (b ByStrategy) Standing(ctx context.Context) (updater.Standing, error) {
 
 // Acquire implements updater.RebootLock.
 func (b ByStrategy) Acquire(ctx context.Context, reason string) (updater.Permit, error) {
-	l, err := b.lock()
+	l, err := b.lock(ctx)
 	if err != nil {
 		return updater.PermitUnknown, err
 	}
@@ -51,7 +65,7 @@ func (b ByStrategy) Acquire(ctx context.Context, reason string) (updater.Permit,
 
 // Fence implements updater.RebootLock.
 func (b ByStrategy) Fence(ctx context.Context, phase string) error {
-	l, err := b.lock()
+	l, err := b.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,7 +74,7 @@ func (b ByStrategy) Fence(ctx context.Context, phase string) error {
 
 // Release implements updater.RebootLock.
 func (b ByStrategy) Release(ctx context.Context, ending updater.Ending) error {
-	l, err := b.lock()
+	l, err := b.lock(ctx)
 	if err != nil {
 		return err
 	}
