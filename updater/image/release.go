@@ -64,6 +64,15 @@ func findRelease(root node) (Release, error) {
 	return Release{}, fmt.Errorf("read os-release: %w", fs.ErrNotExist)
 }
 
+// Number is the version that tells a release from others: VERSION_ID, or
+// VERSION where there is none.
+func (r Release) Number() string {
+	if r.VersionID != "" {
+		return r.VersionID
+	}
+	return r.Version
+}
+
 // ParseOSRelease parses an os-release file (os-release(5)): shell-compatible
 // assignments, one a line, without expansion of any kind. The last assignment
 // of a name counts. A line that is neither an assignment nor a comment is an

@@ -106,16 +106,9 @@ func (m *Machine) Identity() (updater.Identity, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return updater.Identity{
-		Release: versionOf(m.running), MachineID: m.ID, Arch: "x86_64",
+		Release: m.running.Number(), MachineID: m.ID, Arch: "x86_64",
 		BootID: fmt.Sprintf("00000000-0000-4000-8000-%012d", m.boots),
 	}, nil
-}
-
-func versionOf(r image.Release) string {
-	if r.VersionID != "" {
-		return r.VersionID
-	}
-	return r.Version
 }
 
 // Blockers implements updater.Host.
@@ -133,13 +126,13 @@ func (m *Machine) Ailments(context.Context, policy.Policy) []updater.Reason {
 	if m.Ails == nil {
 		return nil
 	}
-	return m.Ails(versionOf(running))
+	return m.Ails(running.Number())
 }
 
 // ImageRelease implements updater.Host.
 func (m *Machine) ImageRelease(s partition.Slot) (string, error) {
 	r, err := m.release(s)
-	return versionOf(r), err
+	return r.Number(), err
 }
 
 // Hook implements updater.Host.

@@ -42,7 +42,7 @@ func (h *Host) Identity() (updater.Identity, error) {
 	if err != nil {
 		return updater.Identity{}, err
 	}
-	return updater.Identity{Release: versionOf(release), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch, Up: id.Up}, nil
+	return updater.Identity{Release: release.Number(), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch, Up: id.Up}, nil
 }
 
 func (h *Host) root() string {
@@ -50,13 +50,6 @@ func (h *Host) root() string {
 		return "/"
 	}
 	return h.Root
-}
-
-func versionOf(r image.Release) string {
-	if r.VersionID != "" {
-		return r.VersionID
-	}
-	return r.Version
 }
 
 // Blockers implements updater.Host: logind's blocking inhibitors and its
@@ -146,7 +139,7 @@ func (h *Host) ImageRelease(s partition.Slot) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return versionOf(release), nil
+	return release.Number(), nil
 }
 
 // wholeDevice returns the device node of a slot that has one of its own.
