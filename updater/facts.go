@@ -100,23 +100,23 @@ func (v *view) situation(o Observed, m Memory) {
 
 // goal is why this machine should reboot.
 func (v *view) goal(o Observed, m Memory, p policy.Policy) Goal {
-	passive := o.Flags[o.Booted.Other()]
+	passive, otherwise := o.Flags[o.Booted.Other()], NoGoal
 	if w := m.Wish; w != nil {
 		if w.Goal == OldRelease && !passive.Successful {
 			v.because("rollback", time.Time{}, "a rollback was asked for, but slot %s holds no release that was ever good", o.Booted.Other())
 			return NoGoal
 		}
-		if w.Goal == OldRelease || m.usable(o, p) != nil {
-			return w.Goal
+		if w.Goal == OldRelease {
+			return OldRelease
 		}
-		return NewRelease // a reboot that was asked for takes what waits for one
+		otherwise = SameSlot // and a reboot that was asked for takes what waits for one
 	}
 	if m.usable(o, p) != nil {
-		return NoGoal
+		return otherwise
 	}
 	if w := m.Written; o.Now.Before(w.NotBefore) {
 		v.because("hook", w.NotBefore, "the post-install hook of %s failed (%d times) and is tried again", w.Version, w.HookFailures)
-		return NoGoal
+		return otherwise
 	}
 	return NewRelease
 }
@@ -201,8 +201,10 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	f := &v.Facts
 	if f.External && f.Goal == NewRelease {
 		v.paused(m)
+		f.MayStage = f.MayStage && !v.retry(o, m, p)
+		return
 	}
-	if f.Goal == NoGoal || f.External && f.Goal == NewRelease {
+	if f.Goal == NoGoal {
 		return
 	}
 	before := len(v.Reasons)
@@ -218,9 +220,8 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 		v.Reasons = append(v.Reasons, o.Stopped...)
 	}
 	f.MayGo = len(v.Reasons) == before && len(o.Stopped) == 0
-	if t := m.Trial; f.Goal == NewRelease && t != nil && o.Now.Before(t.RetryAt) {
+	if f.Goal == NewRelease && v.retry(o, m, p) {
 		f.Hold, f.MayGo = f.MayGo, false
-		v.because("retry", t.RetryAt, "%s came back to %s without a verdict (%d of at most %d times) and is tried again", t.Version, o.Release, t.Returns, p.Trial.Retries)
 	}
 	v.Reasons = append(v.Reasons, o.Blockers...)
 	f.MayAsk = len(v.Reasons) == before && len(o.Stopped) == 0
@@ -230,6 +231,17 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	if f.Permit == Queued {
 		v.because("queued", time.Time{}, "waits in the queue for a permit to reboot")
 	}
+}
+
+// retry reports whether a trial that came back without a verdict waits to be
+// tried again.
+func (v *view) retry(o Observed, m Memory, p policy.Policy) bool {
+	t := m.Trial
+	if t == nil || !o.Now.Before(t.RetryAt) {
+		return false
+	}
+	v.because("retry", t.RetryAt, "%s came back to %s without a verdict (%d of at most %d times) and is tried again", t.Version, o.Release, t.Returns, p.Trial.Retries)
+	return true
 }
 
 // failed holds back the steps that went wrong until their pauses are over.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -311,4 +312,66 @@ func TestMissingKeyCostsNoBackoff(t *testing.T) {
 	}
 	b.keys = keys
 	b.live(written("1.1.0"))
+}
+
+// fickle is a lock that grants and does not show it.
+type fickle struct {
+	updater.RebootLock
+	asked *atomic.Int32
+}
+
+func (f fickle) Acquire(context.Context, string) (updater.Permit, error) {
+	f.asked.Add(1)
+	return updater.Held, nil
+}
+
+func TestLockThatDoesNotShowItsGrantIsNotAskedWithoutEnd(t *testing.T) {
+	b := ready(t)
+	b.quiet = true
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	boot, err := b.machine.PowerOn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int32
+	u := b.daemon()
+	u.Lock = fickle{u.Lock, &asked}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { u.Run(boot) })
+	bounded, end := context.WithTimeout(ctx, 2500*time.Millisecond)
+	defer end()
+	b.wait(bounded, func() bool { return asked.Load() > 6 })
+	if n := asked.Load(); n == 0 || n > 6 {
+		t.Errorf("asked %d times in %s", n, 2500*time.Millisecond)
+	}
+	if s := u.Status(); s.Drained || s.Staged {
+		t.Errorf("went on without a permit that shows: %+v", s)
+	}
+}
+
+func TestUnexplainedReturnUnderExternalWaitsItsBackoff(t *testing.T) {
+	b := ready(t)
+	b.quiet = true
+	b.policy.Reboot.Strategy = policy.External
+	b.policy.Trial.RetryBackoff = time.Hour
+	b.live(func(s updater.Status) bool { return s.Staged && waiting(s) })
+	b.machine.PowerOff() // the other coordinator reboots it, and the power fails in the trial
+	cuts := 0
+	b.dark = func(release string) bool { cuts++; return release == "1.1.0" && cuts == 1 }
+	b.live(func(s updater.Status) bool { return s.Release == "1.0.0" && waiting(s) && has(s.Reasons, "retry") })
+	if s := b.current.Status(); s.Staged || b.flags()[partition.B].Tries > 0 {
+		t.Errorf("staged again at once: %+v", s)
+	}
+}
+
+func TestRebootOnRequestTakesWhatWaitsUnderOff(t *testing.T) {
+	b := ready(t)
+	b.quiet = true
+	b.policy.Reboot.Strategy = policy.Off
+	b.live(written("1.1.0"))
+	b.ask = &updater.Request{Action: updater.ActReboot, Reason: "now"}
+	b.live(func(s updater.Status) bool { return updated("1.1.0")(s) && s.Pending == "" })
 }

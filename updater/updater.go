@@ -58,7 +58,6 @@ type Updater struct {
 	asked    *request // the check or update that somebody waits for
 	wake     chan struct{}
 	busy     context.CancelFunc // ends the step that is being done, if it can be ended
-	step     Step
 
 	trouble []Reason // what the edges cannot do, said with every status
 
@@ -74,9 +73,10 @@ type running struct {
 	offer       *omaha.Offer
 	failed      map[Step]Failure
 	sickSince   time.Time
-	last        Step     // the step that was done last and went well; Wait for none
-	replies     []func() // answers that wait for the next look
-	forced      bool     // the policy gave a drain up and goes on without
+	last        Step      // the step that was done last and went well; Wait for none
+	began       time.Time // when it began
+	replies     []func()  // answers that wait for the next look
+	forced      bool      // the policy gave a drain up and goes on without
 	nextCheck   time.Time
 }
 
@@ -131,7 +131,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		case step == Wait || u.resting(o, step):
 			u.run.last = Wait
 			u.rest(ctx, o, v)
-		case step == u.run.last && step != Lock && step != Drain:
+		case step == u.run.last && o.Now.Sub(u.run.began) < again:
 			u.run.last = Wait // it changed nothing that can be seen yet: no hurry
 			u.pause(ctx, again)
 		default:
@@ -188,7 +188,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 	stepCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	u.mu.Lock()
-	u.step, u.busy = step, nil
+	u.busy = nil
 	if slices.ContainsFunc(u.requests, func(r *request) bool { return interrupts(r.Action) }) {
 		u.mu.Unlock()
 		return // somebody wants something else first
@@ -197,7 +197,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 		u.busy = cancel
 	}
 	u.mu.Unlock()
-	u.run.last = Wait
+	u.run.last, u.run.began = Wait, o.Now
 	err := u.act(stepCtx, step, o)
 	u.mu.Lock()
 	u.busy = nil
@@ -296,8 +296,9 @@ func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 }
 
 // again is how long a step that has just been done waits before it is done
-// once more: what it changed may take a moment to be seen.
-const again = 5 * time.Second
+// once more: what it changed may take a moment to be seen, and a lock or a
+// scheduler that says one thing and shows another must not be asked without end.
+const again = time.Second
 
 // pause waits for a while, or until something happens.
 func (u *Updater) pause(ctx context.Context, d time.Duration) {
