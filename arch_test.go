@@ -24,7 +24,8 @@ var layers = map[string][]string{
 	"partition/powercut":            {"partition"},
 	"partition/partitiontest":       {"partition"},
 	"omaha":                         {},
-	"rebootlock":                    {},
+	"rebootlock":                    {"rebootlock/window"},
+	"rebootlock/window":             {},
 	"fleetlink":                     {},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
@@ -32,7 +33,7 @@ var layers = map[string][]string{
 	"updater/image":                 {},
 	"updater/host":                  {"updater/image"},
 	"updater/state":                 {},
-	"updater/policy":                {},
+	"updater/policy":                {"rebootlock/window"},
 	// core
 	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges

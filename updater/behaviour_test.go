@@ -12,6 +12,7 @@ import (
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/rebootlock/window"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/payload"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -26,13 +27,13 @@ func ready(t *testing.T) *bench {
 }
 
 // shutWindow is a reboot window that is far from now.
-func shutWindow(t *testing.T) []policy.Window {
+func shutWindow(t *testing.T) []window.Window {
 	t.Helper()
-	w, err := policy.ParseWindow(time.Now().UTC().Add(12*time.Hour).Format("15:04"), "1h")
+	w, err := window.Parse(time.Now().UTC().Add(12*time.Hour).Format("15:04"), "1h")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []policy.Window{w}
+	return []window.Window{w}
 }
 
 func waiting(s updater.Status) bool { return s.Step == updater.Wait && !s.LastChecked.IsZero() }

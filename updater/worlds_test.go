@@ -8,6 +8,7 @@ import (
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/rebootlock/window"
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
@@ -90,8 +91,8 @@ func (w world) key() (k worldKey) {
 	return k
 }
 
-var shut = func() policy.Window { // at worldNow
-	w, err := policy.ParseWindow("12:00", "1h")
+var shut = func() window.Window { // at worldNow
+	w, err := window.Parse("12:00", "1h")
 	if err != nil {
 		panic(err)
 	}
@@ -105,7 +106,7 @@ func (w world) policy() policy.Policy {
 		p.Reboot.Strategy = policy.External
 	}
 	if !w.window {
-		p.Reboot.Windows = []policy.Window{shut}
+		p.Reboot.Windows = []window.Window{shut}
 	}
 	p.Trial.Retries, p.Trial.FirmwareTries = 1, int(w.tries)
 	return p

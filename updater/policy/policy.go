@@ -4,7 +4,11 @@
 // time.LoadLocation knows.
 package policy
 
-import "time"
+import (
+	"time"
+
+	"github.com/drydock-os/drydock/rebootlock/window"
+)
 
 // A Policy is what an operator decides for one machine, decoded from one TOML
 // file. A field's key in the file is its mapstructure tag, behind the table's:
@@ -66,15 +70,15 @@ type Trust struct {
 
 // Update says when releases are looked for, and which are taken.
 type Update struct {
-	Enabled        bool          `mapstructure:"enabled"`         // false: never check, never write
-	CheckInterval  time.Duration `mapstructure:"check_interval"`  // between two checks
-	CheckJitter    time.Duration `mapstructure:"check_jitter"`    // width of the spread around CheckInterval and FirstCheck
-	FirstCheck     time.Duration `mapstructure:"first_check"`     // after the daemon's start
-	Pin            string        `mapstructure:"pin"`             // "4459.2.1" or "4459.*"; empty: any. See Accept
-	AllowDowngrade bool          `mapstructure:"allow_downgrade"` // take older releases as well
-	Windows        []Window      `mapstructure:"windows"`         // when downloads may run; empty: always
-	Timezone       string        `mapstructure:"timezone"`        // of Windows; empty: as Reboot.Timezone
-	Bandwidth      Size          `mapstructure:"bandwidth"`       // bytes a second of all downloads together; 0: no limit
+	Enabled        bool            `mapstructure:"enabled"`         // false: never check, never write
+	CheckInterval  time.Duration   `mapstructure:"check_interval"`  // between two checks
+	CheckJitter    time.Duration   `mapstructure:"check_jitter"`    // width of the spread around CheckInterval and FirstCheck
+	FirstCheck     time.Duration   `mapstructure:"first_check"`     // after the daemon's start
+	Pin            string          `mapstructure:"pin"`             // "4459.2.1" or "4459.*"; empty: any. See Accept
+	AllowDowngrade bool            `mapstructure:"allow_downgrade"` // take older releases as well
+	Windows        []window.Window `mapstructure:"windows"`         // when downloads may run; empty: always
+	Timezone       string          `mapstructure:"timezone"`        // of Windows; empty: as Reboot.Timezone
+	Bandwidth      Size            `mapstructure:"bandwidth"`       // bytes a second of all downloads together; 0: no limit
 	// Packages are patterns (path.Match) of a release's extra packages (OEM,
 	// system extensions) that are fetched with it. Those that the server calls
 	// required always are.
@@ -96,13 +100,13 @@ const (
 
 // Reboot says when and on whose word the machine reboots.
 type Reboot struct {
-	Strategy          Strategy      `mapstructure:"strategy"`
-	Windows           []Window      `mapstructure:"windows"`            // empty: always
-	Timezone          string        `mapstructure:"timezone"`           // IANA name, "UTC" or "Local"
-	RespectInhibitors bool          `mapstructure:"respect_inhibitors"` // logind's "shutdown" inhibitors of mode block
-	RespectSessions   bool          `mapstructure:"respect_sessions"`   // users who are logged in
-	SessionIdle       time.Duration `mapstructure:"session_idle"`       // a session idle for this long no longer counts; 0: it always counts
-	RetryPause        time.Duration `mapstructure:"retry_pause"`        // after a reboot that was refused or did not happen
+	Strategy          Strategy        `mapstructure:"strategy"`
+	Windows           []window.Window `mapstructure:"windows"`            // empty: always
+	Timezone          string          `mapstructure:"timezone"`           // IANA name, "UTC" or "Local"
+	RespectInhibitors bool            `mapstructure:"respect_inhibitors"` // logind's "shutdown" inhibitors of mode block
+	RespectSessions   bool            `mapstructure:"respect_sessions"`   // users who are logged in
+	SessionIdle       time.Duration   `mapstructure:"session_idle"`       // a session idle for this long no longer counts; 0: it always counts
+	RetryPause        time.Duration   `mapstructure:"retry_pause"`        // after a reboot that was refused or did not happen
 }
 
 // Trial says how often and how long a new release may try to come up.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/drydock-os/drydock/rebootlock/window"
 )
 
 // An Invalid is a value that a policy cannot have.
@@ -165,9 +167,9 @@ func bounded[T cmp.Ordered](c *checks, key string, value, low, high T) {
 	}
 }
 
-func (c *checks) windows(key string, windows []Window) {
+func (c *checks) windows(key string, windows []window.Window) {
 	for i, w := range windows {
-		if err := w.check(); err != nil {
+		if err := w.Check(); err != nil {
 			c.add(fmt.Sprintf("%s[%d].length", key, i), "%v", err)
 		}
 	}

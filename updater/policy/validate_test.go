@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/drydock-os/drydock/rebootlock/window"
 )
 
 // useful is the least policy of a machine that updates.
@@ -63,13 +65,13 @@ func TestValidateNamesTheKey(t *testing.T) {
 		{"update.pin: \"*\"", func(p *Policy) { p.Update.Pin = "*" }},
 		{"update.pin: \"latest\"", func(p *Policy) { p.Update.Pin = "latest" }},
 		{"update.pin: \"1.2.3.*\" is no pin", func(p *Policy) { p.Update.Pin = "1.2.3.*" }},
-		{"update.windows[0].length: 24h0m0s is too long", func(p *Policy) { p.Update.Windows = []Window{{Length: 24 * time.Hour}} }},
+		{"update.windows[0].length: 24h0m0s is too long", func(p *Policy) { p.Update.Windows = []window.Window{{Length: 24 * time.Hour}} }},
 		{"update.timezone: \"Mars/Base\" is no time zone", func(p *Policy) { p.Update.Timezone = "Mars/Base" }},
 		{"update.bandwidth: -1B is below 0B", func(p *Policy) { p.Update.Bandwidth = -1 }},
 		{"update.extra_packages_dir: \"\" is not", func(p *Policy) { p.Update.ExtraPackagesDir = "" }},
 		{"reboot.strategy: \"coordinate\" is none of \"coordinated\", \"immediate\", \"external\", \"off\"", func(p *Policy) { p.Reboot.Strategy = "coordinate" }},
-		{"reboot.windows[1].length: 0s is not a length", func(p *Policy) { p.Reboot.Windows = []Window{{Length: time.Hour}, {}} }},
-		{"reboot.windows[0].length: 168h0m0s is too long", func(p *Policy) { p.Reboot.Windows = []Window{{Start{Days: 1}, 7 * 24 * time.Hour}} }},
+		{"reboot.windows[1].length: 0s is not a length", func(p *Policy) { p.Reboot.Windows = []window.Window{{Length: time.Hour}, {}} }},
+		{"reboot.windows[0].length: 168h0m0s is too long", func(p *Policy) { p.Reboot.Windows = []window.Window{{window.Start{Days: 1}, 7 * 24 * time.Hour}} }},
 		{"reboot.timezone: is empty", func(p *Policy) { p.Reboot.Timezone = "" }},
 		{"reboot.timezone: \"../../etc/passwd\" is no time zone", func(p *Policy) { p.Reboot.Timezone = "../../etc/passwd" }},
 		{"reboot.session_idle: -1s", func(p *Policy) { p.Reboot.SessionIdle = -time.Second }},
@@ -146,17 +148,6 @@ func TestUpdateTimezone(t *testing.T) {
 	p.Reboot.Timezone = "Mars/Base"
 	if _, err := p.Reboots(); err == nil {
 		t.Error("Reboots in an unknown zone: want an error")
-	}
-}
-
-func TestScheduleWithoutWindows(t *testing.T) {
-	now := time.Unix(0, 0)
-	if s := (Schedule{}); !s.Open(now) || !s.Until(now).IsZero() {
-		t.Errorf("no windows: open %t until %v, want always", s.Open(now), s.Until(now))
-	}
-	never := Schedule{Windows: []Window{{}}}
-	if at, ok := never.Next(now); ok || never.Open(now) || !never.Until(now).Equal(now) {
-		t.Errorf("a window of no length opens at %v, %t, want never", at, ok)
 	}
 }
 

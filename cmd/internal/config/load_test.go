@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drydock-os/drydock/rebootlock/window"
 	"github.com/drydock-os/drydock/testdata/real"
 	"github.com/drydock-os/drydock/updater/policy"
 )
@@ -77,12 +78,12 @@ func TestLoadKeepsDefaults(t *testing.T) {
 	want := policy.Default()
 	want.Server.URL = "https://updates.example.com/v1/update/"
 	want.Update.Bandwidth = 5 << 20
-	want.Update.Windows = []policy.Window{{Start: policy.Start{Hour: 22}, Length: 8 * time.Hour}}
+	want.Update.Windows = []window.Window{{Start: window.Start{Hour: 22}, Length: 8 * time.Hour}}
 	want.Reboot.Strategy = policy.Immediate
 	want.Reboot.Timezone = "Europe/Berlin"
-	want.Reboot.Windows = []policy.Window{
-		{Start: policy.Start{Days: 1 << time.Saturday, Hour: 2}, Length: 4 * time.Hour},
-		{Start: policy.Start{Days: 0b0011110, Hour: 22}, Length: 90 * time.Minute},
+	want.Reboot.Windows = []window.Window{
+		{Start: window.Start{Days: 1 << time.Saturday, Hour: 2}, Length: 4 * time.Hour},
+		{Start: window.Start{Days: 0b0011110, Hour: 22}, Length: 90 * time.Minute},
 	}
 	want.Slots.Labels = []string{"root-a", "root-b"}
 	if !reflect.DeepEqual(got, want) {

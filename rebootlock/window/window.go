@@ -1,6 +1,7 @@
-package policy
+package window
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -30,10 +31,10 @@ const (
 	maxWeekly = 7 * 24 * time.Hour
 )
 
-// ParseWindow reads a start as ParseStart does, and a length like "1h30m". It
+// Parse reads a start as ParseStart does, and a length like "1h30m". It
 // takes what locksmith takes as REBOOT_WINDOW_START and REBOOT_WINDOW_LENGTH,
 // but for trailing garbage and an empty length.
-func ParseWindow(start, length string) (Window, error) {
+func Parse(start, length string) (Window, error) {
 	s, err := ParseStart(start)
 	if err != nil {
 		return Window{}, err
@@ -43,7 +44,32 @@ func ParseWindow(start, length string) (Window, error) {
 		return Window{}, fmt.Errorf("parse length: %w", err)
 	}
 	w := Window{Start: s, Length: d}
-	return w, w.check()
+	return w, w.Check()
+}
+
+// MarshalJSON returns w as {"start": "Sat 02:00", "length": "4h0m0s"}.
+func (w Window) MarshalJSON() ([]byte, error) {
+	return json.Marshal(text{Start: w.Start, Length: w.Length.String()})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (w *Window) UnmarshalJSON(data []byte) error {
+	var t text
+	if err := json.Unmarshal(data, &t); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(t.Length)
+	if err != nil {
+		return fmt.Errorf("parse length: %w", err)
+	}
+	*w = Window{Start: t.Start, Length: d}
+	return w.Check()
+}
+
+// text is a Window as JSON has it.
+type text struct {
+	Start  Start  `json:"start"`
+	Length string `json:"length"`
 }
 
 // Contains reports whether w is open at t by the clock of loc.
@@ -54,7 +80,8 @@ func (w Window) Contains(t time.Time, loc *time.Location) bool {
 // String returns w as "Sat 02:00 for 4h0m0s".
 func (w Window) String() string { return w.Start.String() + " for " + w.Length.String() }
 
-func (w Window) check() error {
+// Check says why w is no window: it opens for no time, or for too long.
+func (w Window) Check() error {
 	limit, kind := maxDaily, "a daily window must be shorter than 24h"
 	if w.Start.Days != 0 {
 		limit, kind = maxWeekly, "a weekly window must be shorter than 168h"

@@ -1,4 +1,4 @@
-package policy
+package window
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ func zone(t testing.TB, name string) *time.Location {
 
 func window(t testing.TB, start, length string) Window {
 	t.Helper()
-	w, err := ParseWindow(start, length)
+	w, err := Parse(start, length)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestParseStart(t *testing.T) {
 
 // What locksmith takes for a window is one here, and opens when it opens there.
 func TestWindowsOfLocksmith(t *testing.T) {
-	f, err := os.Open(filepath.Join(real.Module(t), "testdata", "policy", "locksmith-windows.tsv"))
+	f, err := os.Open(filepath.Join(real.Module(t), "testdata", "window", "locksmith-windows.tsv"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,15 +85,15 @@ func TestWindowsOfLocksmith(t *testing.T) {
 		}
 		cases++
 		start, length, want := fields[0], fields[1], fields[3]
-		w, err := ParseWindow(start, length)
+		w, err := Parse(start, length)
 		if want == "error" {
 			if err == nil {
-				t.Errorf("ParseWindow(%q, %q) = %v, want an error", start, length, w)
+				t.Errorf("Parse(%q, %q) = %v, want an error", start, length, w)
 			}
 			continue
 		}
 		if err != nil {
-			t.Errorf("ParseWindow(%q, %q): %v", start, length, err)
+			t.Errorf("Parse(%q, %q): %v", start, length, err)
 			continue
 		}
 		now := utc(t, fields[2][:16]).Add(seconds(t, fields[2][17:]))
@@ -302,4 +302,15 @@ func FuzzParseStart(f *testing.F) {
 			t.Errorf("ParseStart(%q) = %v, printed %q, read back as %v, %v", s, start, start, again, err)
 		}
 	})
+}
+
+func TestScheduleWithoutWindows(t *testing.T) {
+	now := time.Unix(0, 0)
+	if s := (Schedule{}); !s.Open(now) || !s.Until(now).IsZero() {
+		t.Errorf("no windows: open %t until %v, want always", s.Open(now), s.Until(now))
+	}
+	never := Schedule{Windows: []Window{{}}}
+	if at, ok := never.Next(now); ok || never.Open(now) || !never.Until(now).Equal(now) {
+		t.Errorf("a window of no length opens at %v, %t, want never", at, ok)
+	}
 }
