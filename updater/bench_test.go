@@ -100,7 +100,7 @@ type bench struct {
 	dir     string
 	machine *sim.Machine
 	boot    context.Context // ends when the running system does
-	group   *rebootlock.Memory
+	group   *rebootlock.Alone
 	cluster *fleetlink.Memory
 	server  *httptest.Server
 	updates *omaha.Static
@@ -132,7 +132,7 @@ type bench struct {
 
 func newBench(t *testing.T, running string) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), group: &rebootlock.Memory{}, cluster: &fleetlink.Memory{},
+	b := &bench{t: t, dir: t.TempDir(), group: &rebootlock.Alone{}, cluster: &fleetlink.Memory{},
 		updates: &omaha.Static{AppID: policy.DefaultAppID}, files: map[string][]byte{}}
 	var err error
 	if b.machine, err = sim.NewMachine(b.dir, strings.Repeat("0123456789abcdef", 2), slotSize); err != nil {

@@ -193,7 +193,7 @@ func TestPowerCutAtEveryWrite(t *testing.T) {
 			for n := 0; n <= total; n++ {
 				m, memory := base.Clone(), remembered(known)
 				m.CutAfter(n)
-				b.group, b.cluster = &rebootlock.Memory{}, &fleetlink.Memory{}
+				b.group, b.cluster = &rebootlock.Alone{}, &fleetlink.Memory{}
 				if err := b.on(m, kind, memory).run(arrived); err != nil {
 					t.Fatalf("cut after %d: %v", n, err)
 				}
@@ -219,7 +219,7 @@ func TestPowerCutAtEveryWrite(t *testing.T) {
 			for n := range total {
 				m, memory := base.Clone(), remembered(known)
 				m.FailAfter(n)
-				b.group, b.cluster = &rebootlock.Memory{}, &fleetlink.Memory{}
+				b.group, b.cluster = &rebootlock.Alone{}, &fleetlink.Memory{}
 				if err := b.on(m, kind, memory).run(arrived); err != nil && !errors.Is(err, powercut.ErrFault) {
 					t.Fatalf("dead after %d: %v", n, err)
 				}

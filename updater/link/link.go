@@ -11,7 +11,7 @@ import (
 
 // Lock is one machine's side of a lock in memory.
 type Lock struct {
-	Group   *rebootlock.Memory
+	Group   *rebootlock.Alone
 	Machine string
 }
 

@@ -22,7 +22,7 @@ func standing(t *testing.T, l updater.RebootLock) updater.Standing {
 }
 
 func TestLock(t *testing.T) {
-	ctx, group := context.Background(), &rebootlock.Memory{Max: 1}
+	ctx, group := context.Background(), &rebootlock.Alone{Max: 1}
 	a, b := link.Lock{Group: group, Machine: "a"}, link.Lock{Group: group, Machine: "b"}
 	if p, err := a.Acquire(ctx, "update"); p != updater.Held || err != nil {
 		t.Errorf("a: %v, %v", p, err)
@@ -44,7 +44,7 @@ func TestLock(t *testing.T) {
 }
 
 func TestCoordinatedWithoutALockAllowsNothing(t *testing.T) {
-	l := link.ByStrategy{Strategy: func() policy.Strategy { return policy.Coordinated }, Alone: link.Lock{Group: &rebootlock.Memory{}, Machine: "a"}}
+	l := link.ByStrategy{Strategy: func() policy.Strategy { return policy.Coordinated }, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "a"}}
 	if _, err := l.Standing(context.Background()); !errors.Is(err, link.ErrNoLock) {
 		t.Errorf("standing: %v", err)
 	}
@@ -59,7 +59,7 @@ func TestCoordinatedWithoutALockAllowsNothing(t *testing.T) {
 // TestPermitOfTheGroupIsGivenBackAfterTheStrategyChanged: nobody else would.
 func TestPermitOfTheGroupIsGivenBackAfterTheStrategyChanged(t *testing.T) {
 	ctx, strategy := context.Background(), policy.Coordinated
-	group, alone := &rebootlock.Memory{}, &rebootlock.Memory{}
+	group, alone := &rebootlock.Alone{}, &rebootlock.Alone{}
 	l := link.ByStrategy{Strategy: func() policy.Strategy { return strategy },
 		Group: link.Lock{Group: group, Machine: "a"}, Alone: link.Lock{Group: alone, Machine: "a"}}
 	if p, err := l.Acquire(ctx, "update"); p != updater.Held || err != nil {

@@ -62,7 +62,7 @@ func New(o Options) (*Daemon, error) {
 	d.updater = &updater.Updater{
 		Disk:      slots,
 		Control:   slots.Control,
-		Lock:      link.ByStrategy{Strategy: d.strategy, Alone: link.Lock{Group: &rebootlock.Memory{}, Machine: "this"}},
+		Lock:      link.ByStrategy{Strategy: d.strategy, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "this"}},
 		Scheduler: link.Scheduler{Cluster: &fleetlink.Memory{}, Machine: "this"},
 		Host: &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus},
 			Policy: func() policy.Policy { return d.updater.Policy() }},

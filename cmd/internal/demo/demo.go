@@ -45,7 +45,7 @@ type stage struct {
 	key     *ecdsa.PrivateKey
 	machine *sim.Machine
 	boot    context.Context // ends when the running system does
-	group   *rebootlock.Memory
+	group   *rebootlock.Alone
 	cluster *fleetlink.Memory
 	server  *server
 	screen  *screen
@@ -61,7 +61,7 @@ func Run(ctx context.Context, out io.Writer) error {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	s := &stage{dir: dir, group: &rebootlock.Memory{Max: 1}, cluster: &fleetlink.Memory{}, screen: newScreen(out)}
+	s := &stage{dir: dir, group: &rebootlock.Alone{Max: 1}, cluster: &fleetlink.Memory{}, screen: newScreen(out)}
 	if err := s.build(ctx); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}

@@ -1,31 +1,16 @@
-// Package rebootlock bounds how many machines of a group reboot at once.
 package rebootlock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 )
 
-// Standing is where a machine is in its group's reboot lock.
-type Standing uint8
-
-// The standings.
-const (
-	None    Standing = iota
-	Queued           // has a ticket and waits for its turn
-	Holding          // has a permit
-)
-
-// ErrNotHolder refuses what only a holder may do.
-var ErrNotHolder = errors.New("this machine holds no permit")
-
-// Memory is a group's lock in the memory of one process: for a machine that
+// Alone is a group's lock in the memory of one process: for a machine that
 // stands alone, and for many machines in one process. Permits are granted
 // strictly first come, first served.
-type Memory struct {
+type Alone struct {
 	Max int // permits that there are; 0 counts as one
 
 	mu      sync.Mutex
@@ -35,13 +20,13 @@ type Memory struct {
 }
 
 // Standing says where a machine stands.
-func (l *Memory) Standing(_ context.Context, machine string) (Standing, error) {
+func (l *Alone) Standing(_ context.Context, machine string) (Standing, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.standing(machine), nil
 }
 
-func (l *Memory) standing(machine string) Standing {
+func (l *Alone) standing(machine string) Standing {
 	if _, held := l.holders[machine]; held {
 		return Holding
 	}
@@ -53,7 +38,7 @@ func (l *Memory) standing(machine string) Standing {
 
 // Acquire queues a machine, grants what can be granted, and says where the
 // machine stands now.
-func (l *Memory) Acquire(_ context.Context, machine string) (Standing, error) {
+func (l *Alone) Acquire(_ context.Context, machine string) (Standing, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.standing(machine) == None {
@@ -64,7 +49,7 @@ func (l *Memory) Acquire(_ context.Context, machine string) (Standing, error) {
 }
 
 // grant gives free permits to the head of the queue.
-func (l *Memory) grant() {
+func (l *Alone) grant() {
 	for l.freeze == "" && len(l.queue) > 0 && len(l.holders) < max(l.Max, 1) {
 		if l.holders == nil {
 			l.holders = map[string]string{}
@@ -76,7 +61,7 @@ func (l *Memory) grant() {
 
 // Fence moves a holder's phase on. It refuses a machine that holds no permit,
 // and everything while the group is frozen.
-func (l *Memory) Fence(_ context.Context, machine, phase string) error {
+func (l *Alone) Fence(_ context.Context, machine, phase string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.freeze != "" {
@@ -91,7 +76,7 @@ func (l *Memory) Fence(_ context.Context, machine, phase string) error {
 
 // Release gives back a permit or a ticket. Giving back what one does not have
 // is success.
-func (l *Memory) Release(_ context.Context, machine string) error {
+func (l *Alone) Release(_ context.Context, machine string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.holders, machine)
@@ -101,7 +86,7 @@ func (l *Memory) Release(_ context.Context, machine string) error {
 }
 
 // Freeze stops grants and phases for a reason, until it is called with "".
-func (l *Memory) Freeze(reason string) {
+func (l *Alone) Freeze(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.freeze = reason
@@ -109,14 +94,14 @@ func (l *Memory) Freeze(reason string) {
 }
 
 // Frozen returns the reason of a freeze, "" if there is none.
-func (l *Memory) Frozen() string {
+func (l *Alone) Frozen() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.freeze
 }
 
 // Holders returns the machines that hold a permit, sorted.
-func (l *Memory) Holders() []string {
+func (l *Alone) Holders() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	names := make([]string, 0, len(l.holders))

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-func TestMemoryServesFirstComeFirst(t *testing.T) {
-	ctx, l := context.Background(), &Memory{Max: 2}
+func TestAloneServesFirstComeFirst(t *testing.T) {
+	ctx, l := context.Background(), &Alone{Max: 2}
 	for i := range 5 {
 		want := Queued
 		if i < 2 {
@@ -33,8 +33,8 @@ func TestMemoryServesFirstComeFirst(t *testing.T) {
 	}
 }
 
-func TestMemoryFreeze(t *testing.T) {
-	ctx, l := context.Background(), &Memory{}
+func TestAloneFreeze(t *testing.T) {
+	ctx, l := context.Background(), &Alone{}
 	l.Acquire(ctx, "a")
 	if err := l.Fence(ctx, "b", "staging"); !errors.Is(err, ErrNotHolder) {
 		t.Errorf("fence of no holder: %v", err)

@@ -1,0 +1,117 @@
+package rebootlock
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+)
+
+// version is the version of the records that this program writes. It reads
+// those of the version before, and refuses newer ones (ErrNewer).
+const version = 1
+
+// maxRecord bounds one record, in bytes: a status with many reasons takes a few
+// thousand, and etcd takes no request over 1.5 MiB.
+const maxRecord = 256 << 10
+
+// Extra is what a record holds beside the fields that this version knows. It is
+// written back as it was read.
+type Extra map[string]json.RawMessage
+
+// Duration is a time.Duration that JSON has as text: "1h30m0s".
+type Duration time.Duration
+
+// MarshalText returns d as text.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads a number with a unit.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// encode writes a record: its own fields, and those that it does not know.
+func encode[T any](record T, extra Extra) []byte {
+	data, err := json.Marshal(record)
+	if err != nil {
+		panic("rebootlock: a record does not marshal: " + err.Error()) // plain fields always do
+	}
+	if len(extra) == 0 {
+		return data
+	}
+	all := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		panic("rebootlock: a record is no object: " + err.Error())
+	}
+	for name, value := range extra {
+		if _, known := all[name]; !known {
+			all[name] = value
+		}
+	}
+	data, _ = json.Marshal(all)
+	return data
+}
+
+// decode reads a record of any kind.
+func decode[T any](data []byte, record *T) (Extra, error) {
+	if len(data) > maxRecord {
+		return nil, fmt.Errorf("%w: %d bytes, %d are the most", ErrCorrupt, len(data), maxRecord)
+	}
+	var head struct {
+		Version *int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	switch {
+	case head.Version == nil || *head.Version < 1:
+		return nil, fmt.Errorf("%w: it has no version", ErrCorrupt)
+	case *head.Version > version:
+		return nil, fmt.Errorf("%w: version %d, this program knows %d", ErrNewer, *head.Version, version)
+	}
+	if err := json.Unmarshal(data, record); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return unknown(data, reflect.TypeFor[T]())
+}
+
+// unknown returns the fields that t does not know.
+func unknown(data []byte, t reflect.Type) (Extra, error) {
+	if n := bytes.Count(data, []byte(`":`)); n == 0 {
+		return nil, nil
+	}
+	all := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &all); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	for name := range known(t) {
+		delete(all, name)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return Extra(maps.Clone(all)), nil
+}
+
+var fieldNames sync.Map // reflect.Type: map[string]bool
+
+// known returns the names that JSON has for the fields of t.
+func known(t reflect.Type) map[string]bool {
+	if names, ok := fieldNames.Load(t); ok {
+		return names.(map[string]bool)
+	}
+	names := map[string]bool{}
+	for _, f := range reflect.VisibleFields(t) {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			names[name] = true
+		}
+	}
+	fieldNames.Store(t, names)
+	return names
+}
