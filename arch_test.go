@@ -40,7 +40,7 @@ var layers = map[string][]string{
 	"updater/bus":          {"updater"},
 	"updater/link":         {"fleetlink", "rebootlock", "updater", "updater/policy"},
 	"updater/sim":          {"partition", "updater", "updater/image", "updater/policy"},
-	"cmd/internal/config":  {"updater/policy"},
+	"cmd/internal/config":  {"rebootlock", "rebootlock/window", "updater/policy"},
 	"cmd/internal/journal": {"updater"},
 	"cmd/internal/machine": {"partition", "updater", "updater/bus", "updater/host", "updater/image", "updater/policy"},
 	"cmd/internal/daemon":  {"*"},

@@ -23,7 +23,12 @@ type Policy struct {
 	Health  Health  `mapstructure:"health"`
 	Hook    Hook    `mapstructure:"hook"`
 	Drain   Drain   `mapstructure:"drain"`
-	Slots   Slots   `mapstructure:"slots"`
+	Cluster Cluster `mapstructure:"cluster"`
+	// Group seeds the record of Cluster.Group where it is absent.
+	Group     Group     `mapstructure:"group"`
+	Platform  Platform  `mapstructure:"platform"`
+	FleetLock FleetLock `mapstructure:"fleetlock"`
+	Slots     Slots     `mapstructure:"slots"`
 	// State is the absolute directory of what is remembered across reboots.
 	State string `mapstructure:"state"`
 }
@@ -107,6 +112,7 @@ type Reboot struct {
 	RespectSessions   bool            `mapstructure:"respect_sessions"`   // users who are logged in
 	SessionIdle       time.Duration   `mapstructure:"session_idle"`       // a session idle for this long no longer counts; 0: it always counts
 	RetryPause        time.Duration   `mapstructure:"retry_pause"`        // after a reboot that was refused or did not happen
+	RequiredFile      string          `mapstructure:"required_file"`      // its existence asks for a reboot; empty: none does
 }
 
 // Trial says how often and how long a new release may try to come up.
@@ -215,8 +221,12 @@ func Default() Policy {
 			CheckTimeout: time.Minute,
 			Settle:       45 * time.Second,
 		},
-		Hook:  Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
-		Drain: Drain{Timeout: 30 * time.Minute, OnTimeout: Abort},
+		Hook:      Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
+		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort},
+		Cluster:   Cluster{Group: "default", Coordinate: true},
+		Group:     DefaultGroup(),
+		Platform:  Platform{File: "/run/metadata/flatcar"},
+		FleetLock: FleetLock{Hold: 25 * time.Second},
 		Slots: Slots{
 			Control:       GPTPrio,
 			Labels:        []string{"USR-A", "USR-B"},

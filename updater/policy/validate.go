@@ -44,6 +44,15 @@ func (p Policy) Validate() []error {
 	c.between("hook.timeout", p.Hook.Timeout, time.Second, maxWait)
 	c.between("drain.timeout", p.Drain.Timeout, time.Second, maxWait)
 	oneOf(&c, "drain.on_timeout", p.Drain.OnTimeout, Abort, Wait, Force)
+	p.Cluster.validate(&c)
+	if p.Group.given() {
+		c.errs = append(c.errs, p.Group.Validate("group")...)
+		if p.Cluster.ID == "" {
+			c.add("group", "has no cluster to be in: name it in cluster.id and cluster.endpoints")
+		}
+	}
+	p.Platform.validate(&c)
+	p.FleetLock.validate(&c, p.Cluster)
 	p.Slots.validate(&c)
 	c.absolute("state", p.State)
 	return c.errs
@@ -109,6 +118,7 @@ func (r Reboot) validate(c *checks) {
 	c.zone("reboot.timezone", r.Timezone)
 	c.between("reboot.session_idle", r.SessionIdle, 0, maxWait)
 	c.between("reboot.retry_pause", r.RetryPause, time.Second, maxWait)
+	c.optional("reboot.required_file", r.RequiredFile)
 }
 
 func (t Trial) validate(c *checks) {
@@ -209,7 +219,11 @@ func (c *checks) url(key, text string, schemes ...string) {
 		shown := text[strings.LastIndexByte(text, '@')+1:] // not the password
 		c.add(key, "%q is no URL with a host that begins with %s://", shown, strings.Join(schemes, ":// or "))
 	case u.User != nil && key != "server.proxy":
-		c.add(key, "holds a user: write it in server.user and server.password_file")
+		where := "write it in server.user and server.password_file"
+		if !strings.HasPrefix(key, "server.") {
+			where = "leave it out"
+		}
+		c.add(key, "holds a user: %s", where)
 	}
 }
 

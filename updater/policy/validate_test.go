@@ -71,7 +71,9 @@ func TestValidateNamesTheKey(t *testing.T) {
 		{"update.extra_packages_dir: \"\" is not", func(p *Policy) { p.Update.ExtraPackagesDir = "" }},
 		{"reboot.strategy: \"coordinate\" is none of \"coordinated\", \"immediate\", \"external\", \"off\"", func(p *Policy) { p.Reboot.Strategy = "coordinate" }},
 		{"reboot.windows[1].length: 0s is not a length", func(p *Policy) { p.Reboot.Windows = []window.Window{{Length: time.Hour}, {}} }},
-		{"reboot.windows[0].length: 168h0m0s is too long", func(p *Policy) { p.Reboot.Windows = []window.Window{{Start: window.Start{Days: 1}, Length: 7 * 24 * time.Hour}} }},
+		{"reboot.windows[0].length: 168h0m0s is too long", func(p *Policy) {
+			p.Reboot.Windows = []window.Window{{Start: window.Start{Days: 1}, Length: 7 * 24 * time.Hour}}
+		}},
 		{"reboot.timezone: is empty", func(p *Policy) { p.Reboot.Timezone = "" }},
 		{"reboot.timezone: \"../../etc/passwd\" is no time zone", func(p *Policy) { p.Reboot.Timezone = "../../etc/passwd" }},
 		{"reboot.session_idle: -1s", func(p *Policy) { p.Reboot.SessionIdle = -time.Second }},

@@ -4,13 +4,17 @@ import (
 	"encoding"
 	"fmt"
 	"reflect"
+	"strconv"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/drydock-os/drydock/updater/policy"
 )
 
 var (
 	durationType = reflect.TypeFor[time.Duration]()
+	maxType      = reflect.TypeFor[policy.Max]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
@@ -23,6 +27,9 @@ func isText(t reflect.Type) bool {
 // convert is the decode hook: it refuses a value of the wrong type, and reads
 // text where the policy holds more than text.
 func convert(_, to reflect.Type, value any) (any, error) {
+	if n, ok := value.(int64); ok && to == maxType {
+		return strconv.FormatInt(n, 10), nil // "2" is 2; "25%" has no other form
+	}
 	if !isText(to) {
 		return value, fits(to, value)
 	}
@@ -72,6 +79,8 @@ func wanted(t reflect.Type) string {
 	switch {
 	case t == durationType:
 		return `a duration like "90s" or "24h"`
+	case t == maxType:
+		return `a number like 2, or a share like "25%"`
 	case isText(t) && t.Kind() == reflect.Int64:
 		return `a size like "10MiB"`
 	case isText(t):

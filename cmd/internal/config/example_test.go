@@ -31,7 +31,7 @@ func value(p policy.Policy, key string) reflect.Value {
 	v := reflect.ValueOf(p)
 	for part := range strings.SplitSeq(key, ".") {
 		for i := range v.NumField() {
-			if v.Type().Field(i).Tag.Get("mapstructure") == part {
+			if tag, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("mapstructure"), ","); tag == part {
 				v = v.Field(i)
 				break
 			}
@@ -72,42 +72,84 @@ func TestExampleShowsEveryKeyAndDefault(t *testing.T) {
 			t.Errorf("%s: it shows %v and the default is %v; only what differs is marked as an example", line, got, want)
 		}
 	}
-	for _, key := range knownKeys().names {
+	for _, key := range knownKeys[policy.Policy]().names {
 		if inList := strings.Count(key, ".") == 2; !inList && !slices.Contains(shown, key) {
 			t.Errorf("%s is not in the example", key)
 		}
 	}
 }
 
+// company is what a value needs beside it, by its key or its table.
+var company = map[string][]string{
+	"server.password_file":       {`server.user = "me"`},
+	"cluster.id":                 {`cluster.endpoints = ["https://[::1]:2379"]`},
+	"cluster.endpoints":          {`cluster.id = "a"`},
+	"cluster.cert_file":          {`cluster.key_file = "/k"`},
+	"cluster.key_file":           {`cluster.cert_file = "/c"`},
+	"cluster.user":               {`cluster.password_file = "/p"`},
+	"cluster.password_file":      {`cluster.user = "me"`},
+	"group":                      {`cluster.id = "a"`, `cluster.endpoints = ["https://[::1]:2379"]`, `group.max = "1"`},
+	"fleetlock.listen":           {`cluster.id = "a"`, `cluster.endpoints = ["https://[::1]:2379"]`},
+	"fleetlock.cert_file":        {`fleetlock.key_file = "/k"`},
+	"fleetlock.key_file":         {`fleetlock.cert_file = "/c"`},
+	"fleetlock.client_ca_file":   {`fleetlock.cert_file = "/c"`, `fleetlock.key_file = "/k"`},
+	"fleetlock.client_cert_file": {`fleetlock.client_key_file = "/k"`},
+	"fleetlock.client_key_file":  {`fleetlock.client_cert_file = "/c"`},
+}
+
+// set writes an assignment over the one in its table that has its key.
+func set(t *testing.T, lines []string, assignment string) {
+	t.Helper()
+	key, value, _ := strings.Cut(assignment, " = ")
+	table := ""
+	for i, line := range lines {
+		if strings.HasPrefix(line, "[") {
+			table = strings.Trim(line, "[]")
+		}
+		if name, _, ok := strings.Cut(line, " = "); ok && join(table, name) == key {
+			lines[i] = name + " = " + value
+			return
+		}
+	}
+	t.Fatalf("no key %s in the example", key)
+}
+
 // Each other value that the example offers loads too, in its key's place.
 func TestExamplesOtherValuesLoad(t *testing.T) {
 	lines, _ := example(t)
-	last, tried := -1, 0
-	for i, line := range lines {
+	table, last, tried := "", "", 0
+	for _, line := range lines {
+		if strings.HasPrefix(line, "[") {
+			table = strings.Trim(line, "[]")
+		}
 		m := assignment.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
 		if m[1] == "" {
-			last = i
+			last = m[2]
 			continue
 		}
 		tried++
-		if last < 0 || !strings.HasPrefix(lines[last], m[2]+" = ") {
+		if last != m[2] {
 			t.Errorf("%s: does not follow its key", line)
 			continue
 		}
-		changed := slices.Clone(lines)
-		changed[last] = line[1:]
-		text := strings.Join(changed, "\n")
-		if m[2] == "password_file" {
-			text = strings.Replace(text, "user = \"\"", "user = \"me\"", 1)
+		changed, key := slices.Clone(lines), join(table, m[2])
+		for _, other := range append(company[table], company[key]...) {
+			set(t, changed, other)
 		}
-		if _, err := Load(write(t, text)); err != nil {
+		set(t, changed, key+" = "+m[3])
+		p, err := Load(write(t, strings.Join(changed, "\n")))
+		if err != nil {
 			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		if got, want := value(p, key), value(policy.Default(), key); reflect.DeepEqual(got.Interface(), want.Interface()) {
+			t.Errorf("%s: is the default", line)
 		}
 	}
-	if tried < 8 {
+	if tried < 50 {
 		t.Errorf("%d other values found", tried)
 	}
 }

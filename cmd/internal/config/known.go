@@ -5,32 +5,39 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/drydock-os/drydock/updater/policy"
 )
 
-// known are the keys that a policy file may hold, tables among them, in the
-// order of policy.Policy. The tables of a list have no index: reboot.windows.start.
+// known are the keys that a file may hold, tables among them, in the order of
+// the type that it is decoded into. The tables of a list have no index:
+// reboot.windows.start.
 type known struct {
-	names []string
-	lists []string // those of names that hold tables
+	names    []string
+	lists    []string // those of names that hold tables
+	optional []string // those of names that a list's table may leave out
 }
 
-func knownKeys() known {
+func knownKeys[T any]() known {
 	var k known
-	k.add("", reflect.TypeFor[policy.Policy]())
+	k.add("", reflect.TypeFor[T]())
 	return k
 }
 
 func (k *known) add(table string, t reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		tag := f.Tag.Get("mapstructure")
+		tag, option, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
 		if tag == "-" {
+			continue
+		}
+		if option == "squash" {
+			k.add(table, f.Type)
 			continue
 		}
 		key := join(table, tag)
 		k.names = append(k.names, key)
+		if option == "omitempty" {
+			k.optional = append(k.optional, key)
+		}
 		inner := f.Type
 		if inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
@@ -43,6 +50,18 @@ func (k *known) add(table string, t reflect.Type) {
 		}
 		k.add(key, inner)
 	}
+}
+
+// needs returns what a table of the list must hold.
+func (k known) needs(list string) []string {
+	var names []string
+	for _, key := range k.names {
+		name, ok := strings.CutPrefix(key, list+".")
+		if ok && !strings.Contains(name, ".") && !slices.Contains(k.optional, key) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // has reports whether key, with or without indexes, is known. The file as a

@@ -1,6 +1,6 @@
-// Package config reads the operator's policy file, and Flatcar's own
-// configuration where that file asks for it. It is the only place that knows
-// viper.
+// Package config reads what operators write: the policy file, Flatcar's own
+// configuration where that file asks for it, and files of groups. It is the
+// only place that knows viper.
 package config
 
 import (
@@ -26,7 +26,7 @@ import (
 const DefaultPath = "/etc/drydock/drydock.toml"
 
 // maxFile bounds the bytes of every file read here: the commented example has a
-// fifth of it, and hand-written files have no reason to be larger.
+// quarter of it, and hand-written files have no reason to be larger.
 const maxFile = 64 << 10
 
 // Load reads the policy in the TOML file at path, over policy.Default. Nothing
@@ -103,28 +103,46 @@ func LoadHost(path, root string) (policy.Policy, error) {
 
 // parse decodes and judges a policy file.
 func parse(data []byte) (policy.Policy, problems) {
-	s, found := survey(data)
-	if slices.ContainsFunc(found, func(p problem) bool { return p.fatal || misread(p.key) }) {
+	p := policy.Default()
+	s, found := decode(data, knownKeys[policy.Policy](), func(v *viper.Viper) any {
+		if v.GetBool("flatcar.read_conf") {
+			p.Server = policy.Server{}
+		}
+		return &p
+	})
+	if s == nil {
 		return policy.Policy{}, found
+	}
+	return p, s.judge(found, p.Validate())
+}
+
+// decode reads a file strictly into what into returns, which may look at the
+// values first. The place is nil where nothing was decoded.
+func decode(data []byte, k known, into func(*viper.Viper) any) (*place, problems) {
+	s, found := survey(data, k)
+	if slices.ContainsFunc(found, func(p problem) bool { return p.fatal || misread(p.key) }) {
+		return nil, found
 	}
 	v := viper.New()
 	v.SetConfigType("toml")
 	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
-		return policy.Policy{}, problems{syntax(err)}
-	}
-	p := policy.Default()
-	if v.GetBool("flatcar.read_conf") {
-		p.Server = policy.Server{}
+		return nil, problems{syntax(err)}
 	}
 	// The survey names unknown keys better than the decoder does. What it did
 	// not see still counts.
-	err := v.UnmarshalExact(&p, strictly)
+	err := v.UnmarshalExact(into(v), strictly)
 	for _, d := range decodeErrors(err) {
 		if !found.below(d.key) {
 			found = append(found, s.locate(d))
 		}
 	}
-	for _, err := range p.Validate() {
+	return s, found
+}
+
+// judge adds what is invalid to what was found, but for values that were found
+// wrong already.
+func (s *place) judge(found problems, errs []error) problems {
+	for _, err := range errs {
 		var invalid *policy.Invalid
 		if !errors.As(err, &invalid) {
 			found = append(found, problem{why: err.Error()})
@@ -132,7 +150,7 @@ func parse(data []byte) (policy.Policy, problems) {
 			found = append(found, s.locate(problem{key: invalid.Key, why: invalid.Why}))
 		}
 	}
-	return p, found
+	return found
 }
 
 // misread reports whether viper, which lowers keys and splits them at dots,

@@ -32,24 +32,36 @@ func TestGoldenErrors(t *testing.T) {
 	for _, path := range files(t, "bad/*.toml") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			_, err := Load(path)
-			if err == nil {
-				t.Fatal("loads, want an error")
-			}
-			got := strings.ReplaceAll(err.Error(), path, filepath.Base(path)) + "\n"
-			golden := strings.TrimSuffix(path, ".toml") + ".txt"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("got:\n%swant:\n%s", got, want)
-			}
+			golden(t, path, err)
 		})
+	}
+	for _, path := range files(t, "groups/bad/*.toml") {
+		t.Run("groups/"+filepath.Base(path), func(t *testing.T) {
+			_, err := ReadGroups(path)
+			golden(t, path, err)
+		})
+	}
+}
+
+// golden compares an error with the text beside the file that it is about.
+func golden(t *testing.T, path string, err error) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("loads, want an error")
+	}
+	got := strings.ReplaceAll(err.Error(), path, filepath.Base(path)) + "\n"
+	golden := strings.TrimSuffix(path, ".toml") + ".txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got:\n%swant:\n%s", got, want)
 	}
 }
 
@@ -180,7 +192,7 @@ func TestHostileFiles(t *testing.T) {
 }
 
 func TestNearest(t *testing.T) {
-	names := knownKeys().names
+	names := knownKeys[policy.Policy]().names
 	for key, want := range map[string]string{
 		"server.ulr":             "server.url",
 		"sever":                  "server",

@@ -14,7 +14,7 @@ import (
 // and viper spends memory on the square of the depth.
 const maxDepth = 8
 
-// A place knows where each key of a policy file stands, to the line. It serves messages
+// A place knows where each key of a file stands, to the line. It serves messages
 // alone: what the file says is viper's to decode.
 type place struct {
 	known known
@@ -28,11 +28,11 @@ type place struct {
 	line   int // at offset
 }
 
-// survey walks through the syntax of a policy file and returns where its keys
-// are, and a problem for each unknown key and for each that a list's table
+// survey walks through the syntax of a file and returns where its keys are, and
+// a problem for each key that is not known and for each that a list's table
 // lacks. It stops silently at what is no TOML: the decoder says that better.
-func survey(data []byte) (*place, problems) {
-	s := &place{known: knownKeys(), lines: map[string]int{}, lists: map[string]int{}, line: 1}
+func survey(data []byte, k known) (*place, problems) {
+	s := &place{known: k, lines: map[string]int{}, lists: map[string]int{}, line: 1}
 	s.parser.Reset(data)
 	table := ""
 	for s.parser.NextExpression() {
@@ -159,9 +159,8 @@ func (s *place) missing() {
 		if !slices.Contains(s.known.lists, base) {
 			continue
 		}
-		for _, key := range s.known.names {
-			name, ok := strings.CutPrefix(key, base+".")
-			if _, there := s.lines[join(table, name)]; ok && !there {
+		for _, name := range s.known.needs(base) {
+			if _, there := s.lines[join(table, name)]; !there {
 				s.found = append(s.found, problem{line: s.lines[table], key: join(table, name), why: "is missing"})
 			}
 		}
