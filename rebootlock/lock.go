@@ -60,6 +60,7 @@ type Ending string
 const (
 	Updated    Ending = "updated"
 	RolledBack Ending = "rolled-back" // the old release runs, is healthy, and its work is back
-	Aborted    Ending = "aborted"     // no reboot, or one that was no update
+	Rebooted   Ending = "rebooted"    // into the same release, as somebody asked
+	Aborted    Ending = "aborted"     // given back without a reboot
 	TakenAway  Ending = "taken-away"  // by an operator, or by Rules.OnOverdue
 )

@@ -115,3 +115,12 @@ func known(t reflect.Type) map[string]bool {
 	fieldNames.Store(t, names)
 	return names
 }
+
+// decodeInto reads a record and keeps in it what it does not know.
+func decodeInto[T any](data []byte, record *T) error {
+	extra, err := decode(data, record)
+	if err == nil && extra != nil {
+		reflect.ValueOf(record).Elem().FieldByName("Extra").Set(reflect.ValueOf(extra))
+	}
+	return err
+}

@@ -1,0 +1,409 @@
+package rebootlock
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// collectTime is how long a grant may lie before anything was done with it; then
+// it goes back. Nothing was drained yet, and the fence will refuse a machine
+// that comes for it later. FleetLock's clients ask every five minutes.
+const collectTime = 15 * time.Minute
+
+// lostTime is the same where the machine is not even there any more.
+const lostTime = time.Minute
+
+// A judgement is what a group's records call for at one moment.
+type judgement struct {
+	ended   []item[Permit] // were given back
+	lapsed  []item[Permit] // were never collected
+	overdue []item[Permit] // newly, and are to be booked
+	taken   []item[Permit] // overdue, and taken away
+	grants  []item[Ticket]
+	zone    string // that has its turn, with OneZone
+	until   int64
+	blocked []Obstacle            // why nothing (more) is granted
+	waits   map[string][]Obstacle // by machine: why it is not granted; nil unless asked for
+	next    time.Time             // when the judgement changes by itself; zero: not before a record does
+}
+
+// judge says what the records of a group call for at now. It is pure. With
+// explain it looks at every ticket, and not only at the first ones.
+func (b *book) judge(g *groupBook, now time.Time, explain bool) judgement {
+	v := verdict{b: b, g: g, now: now, explain: explain}
+	if explain {
+		v.waits = map[string][]Obstacle{}
+	}
+	v.holders()
+	v.group()
+	v.turn()
+	v.grant()
+	return v.judgement
+}
+
+// verdict is a judgement in the making.
+type verdict struct {
+	b       *book
+	g       *groupBook
+	now     time.Time
+	explain bool
+	judgement
+	holding  []item[Permit]
+	zones    map[string]int  // holders by zone
+	etcds    map[string]bool // etcd clusters of which a voter holds a permit, in any group
+	failures map[string]int  // by release
+	free     int             // permits
+	shut     bool            // something holds the whole group back
+}
+
+// wake brings next forward.
+func (v *verdict) wake(at time.Time) {
+	if at.After(v.now) && (v.next.IsZero() || at.Before(v.next)) {
+		v.next = at
+	}
+}
+
+// stop notes what holds the whole group back.
+func (v *verdict) stop(kind string, until time.Time, format string, args ...any) {
+	v.blocked = append(v.blocked, Obstacle{Kind: kind, Text: fmt.Sprintf(format, args...), Until: until})
+	v.shut = true
+	v.wake(until)
+}
+
+// holders sorts the permits: which have ended, which are overdue, and which hold.
+func (v *verdict) holders() {
+	rules := v.g.rules.rec
+	v.zones, v.failures = map[string]int{}, map[string]int{}
+	for _, f := range v.g.failures.rec.Failed {
+		v.failures[f.Release]++
+	}
+	for _, machine := range slices.Sorted(maps.Keys(v.g.permits)) {
+		p := v.g.permits[machine]
+		switch {
+		case p.rec.Phase == PhaseEnded:
+			v.ended = append(v.ended, p)
+			if p.rec.Ending == RolledBack {
+				v.failures[p.rec.To]++
+			}
+			continue
+		case v.uncollected(p):
+			v.lapsed = append(v.lapsed, p)
+			continue
+		case v.now.After(p.rec.Deadline) && !p.rec.Deadline.IsZero():
+			if v.late(p, rules.OnOverdue) {
+				continue
+			}
+		default:
+			v.wake(p.rec.Deadline.Add(time.Second))
+		}
+		v.holding = append(v.holding, p)
+		v.zones[p.rec.Zone]++
+	}
+	v.etcds = map[string]bool{}
+	for _, g := range v.b.groups {
+		for _, p := range g.permits {
+			for _, e := range p.rec.Etcd {
+				v.etcds[e.Cluster] = v.etcds[e.Cluster] || p.rec.Phase != PhaseEnded
+			}
+		}
+	}
+}
+
+// uncollected reports whether a grant was left lying. An operator's own is
+// there to be held.
+func (v *verdict) uncollected(p item[Permit]) bool {
+	if p.rec.Phase != PhaseGranted || p.rec.Via == viaOperator {
+		return false
+	}
+	limit := collectTime
+	if p.rec.Via == "" && len(v.b.present[p.rec.Machine]) == 0 {
+		limit = lostTime
+	}
+	lies := v.now.Sub(p.rec.PhaseSince)
+	if lies < 0 { // by a clock that is ahead: counted from now on
+		lies = 0
+	}
+	v.wake(v.now.Add(limit - lies + time.Second))
+	return lies > limit
+}
+
+// Who asks for a machine that does not ask for itself.
+const (
+	viaOperator  = "operator"
+	viaFleetLock = "fleetlock"
+)
+
+const (
+	howOverdue    = "overdue"
+	howRolledBack = "rolled-back"
+)
+
+// late deals with a holder past its deadline, and reports whether its permit is
+// taken away.
+func (v *verdict) late(p item[Permit], on OnOverdue) bool {
+	booked := slices.ContainsFunc(v.g.failures.rec.Failed, func(f Failure) bool {
+		return f.Machine == p.rec.Machine && f.How == howOverdue && !f.At.Before(p.rec.Granted)
+	})
+	if on == WaitOverdue {
+		return false
+	}
+	if !booked {
+		v.overdue = append(v.overdue, p)
+		v.failures[p.rec.To]++
+	}
+	if on == TakeAwayOverdue {
+		v.taken = append(v.taken, p)
+		return true
+	}
+	return false
+}
+
+// group says what holds the whole group back, and counts the permits that are
+// free.
+func (v *verdict) group() {
+	g, rules := v.g, v.g.rules.rec
+	if g.rules.modified == 0 {
+		v.stop("rules", time.Time{}, "group %s has no rules: `drydock lock apply FILE` writes them", g.name)
+		return
+	}
+	if f := v.b.cluster.rec.Freeze; f != nil {
+		v.stop("freeze", time.Time{}, "the cluster was frozen by %s: %s (`drydock lock thaw --cluster-wide` ends it)", f.By, f.Reason)
+	}
+	if f := rules.Freeze; f != nil {
+		v.stop("freeze", time.Time{}, "group %s was frozen by %s: %s (`drydock lock thaw` ends it)", g.name, f.By, f.Reason)
+	}
+	v.clock(rules)
+	limit := rules.Max.Of(g.members)
+	v.free = limit - len(v.holding) - len(g.away)
+	if v.free > 0 {
+		return
+	}
+	text := fmt.Sprintf("%d of %d permits are held", len(v.holding), limit)
+	if names := v.names(); names != "" {
+		text += " by " + names
+	}
+	kind := "full"
+	if n := len(g.away); n > 0 {
+		kind = "absent"
+		text += fmt.Sprintf("; %s not there and %s up what may be down at once (bring back, or `drydock fleet remove`): %s",
+			plural(n, "member is", "members are"), one(n, "uses", "use"), few(slices.Sorted(maps.Keys(g.away))))
+	}
+	v.blocked = append(v.blocked, Obstacle{Kind: kind, Text: text})
+}
+
+// clock judges windows and the pause between reboots.
+func (v *verdict) clock(rules Rules) {
+	s, err := rules.schedule()
+	if err != nil {
+		v.stop("window", time.Time{}, "the group's windows cannot be judged: %v", err)
+		return
+	}
+	if !s.Open(v.now) {
+		at, ok := s.Next(v.now)
+		if !ok {
+			v.stop("window", time.Time{}, "none of the group's windows ever opens")
+		} else {
+			v.stop("window", at, "outside the group's windows; the next opens at %s", at.In(s.Location).Format("Mon 2006-01-02 15:04 MST"))
+		}
+	} else {
+		v.wake(s.Until(v.now))
+	}
+	last := v.g.ledger.rec.LastEnd
+	for _, p := range v.ended {
+		if p.rec.Ending != Aborted && p.rec.PhaseSince.After(last) {
+			last = v.now // booked with this pass
+		}
+	}
+	pause := time.Duration(rules.Pause)
+	if last.IsZero() || pause == 0 {
+		return
+	}
+	over := last.Add(pause)
+	if over.Sub(v.now) > pause { // a clock was ahead when it was written
+		over = v.now.Add(pause)
+	}
+	if over.After(v.now) {
+		v.stop("pause", over, "a machine came back a moment ago; the group pauses %s between reboots", pause)
+	}
+}
+
+// names lists who holds, for people.
+func (v *verdict) names() string {
+	var names []string
+	for _, p := range v.holding {
+		names = append(names, v.b.name(p.rec.Machine)+" ("+p.rec.Phase+")")
+	}
+	return few(names)
+}
+
+// name is a machine as people know it.
+func (b *book) name(machine string) string {
+	if m, ok := b.members[machine]; ok && m.rec.Hostname != "" {
+		return m.rec.Hostname
+	}
+	return short(machine)
+}
+
+func short(machine string) string {
+	if len(machine) > 12 {
+		return machine[:12]
+	}
+	return machine
+}
+
+// few joins names, and counts those that are too many to read.
+func few(names []string) string {
+	const most = 5
+	if n := len(names); n > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+func one(n int, singular, more string) string {
+	if n == 1 {
+		return singular
+	}
+	return more
+}
+
+func plural(n int, singular, more string) string {
+	return fmt.Sprintf("%d %s", n, one(n, singular, more))
+}
+
+// turn finds the zone that has its turn, where only one at a time has. It keeps
+// it while somebody holds there, or waits there who came before the turn began:
+// so each zone's turn ends, however many join its queue.
+func (v *verdict) turn() {
+	if !v.g.rules.rec.OneZone {
+		return
+	}
+	v.zone, v.until = v.g.ledger.rec.Zone, v.g.ledger.rec.ZoneUntil
+	if len(v.holding) > 0 {
+		if v.zones[v.zone] == 0 {
+			v.zone, v.until = v.holding[0].rec.Zone, v.b.revision
+		}
+		return
+	}
+	first := ""
+	for _, t := range v.g.queue.line {
+		if t == nil || len(v.personal(*t)) > 0 {
+			continue
+		}
+		if t.rec.Zone == v.zone && t.created <= v.until {
+			return
+		}
+		if first == "" {
+			first = t.rec.Zone
+		}
+	}
+	v.zone, v.until = first, v.b.revision
+}
+
+// personal is what keeps one machine from a permit, whatever the others do.
+func (v *verdict) personal(t item[Ticket]) (why []Obstacle) {
+	no := func(kind, format string, args ...any) {
+		why = append(why, Obstacle{Kind: kind, Text: fmt.Sprintf(format, args...)})
+	}
+	rules := v.g.rules.rec
+	if limit := rules.stopAfter(); limit > 0 && v.failures[t.rec.To] >= limit {
+		no("stopped", "%s stopped after %s: see `drydock lock journal`, then `drydock lock thaw`",
+			releaseName(t.rec.To), plural(v.failures[t.rec.To], "failed reboot", "failed reboots"))
+	}
+	if t.rec.Via == viaOperator {
+		return why
+	}
+	if t.rec.Zone == "" && (rules.ZoneMax > 0 || rules.OneZone) {
+		no("zone", "the group's rules name zones, and this machine's is not known (policy key cluster.zone, or [platform])")
+	}
+	m, known := v.b.members[t.rec.Machine]
+	switch n := len(v.b.present[t.rec.Machine]); {
+	case !known:
+		no("member", "the cluster does not know this machine")
+	case m.rec.Group != v.g.name:
+		no("member", "this machine belongs to group %s", m.rec.Group)
+	case t.rec.Via == "" && n == 0:
+		no("absent", "this machine is not there")
+	case n > 1:
+		no("clone", "%d machines with the machine-id %s are there", n, t.rec.Machine)
+	}
+	return why
+}
+
+func releaseName(release string) string {
+	if release == "" {
+		return "reboots"
+	}
+	return "release " + release
+}
+
+// grant walks the queue and hands out what is free, first come, first served.
+func (v *verdict) grant() {
+	others := v.others()
+	for _, t := range v.g.queue.line {
+		if t == nil {
+			continue
+		}
+		if !v.explain && (v.shut || v.free <= 0) {
+			return
+		}
+		why := append(v.personal(*t), v.shared(*t, others)...)
+		if v.shut || v.free <= 0 {
+			why = append(why, v.blocked...)
+		}
+		if len(why) > 0 {
+			if v.explain {
+				v.waits[t.rec.Machine] = why
+			} else if len(v.blocked) < 1 {
+				v.blocked = append(v.blocked, why[0]) // why the first of them waits
+			}
+			continue
+		}
+		v.grants = append(v.grants, *t)
+		v.free--
+		v.zones[t.rec.Zone]++
+		for _, e := range t.rec.Etcd {
+			v.etcds[e.Cluster] = true
+		}
+		if v.free == 0 && v.explain {
+			v.blocked = append(v.blocked, Obstacle{Kind: "full", Text: "those before it in the queue get the permits that are free"})
+		}
+	}
+}
+
+// others reports whether somebody waits in another zone than the one that has
+// its turn.
+func (v *verdict) others() bool {
+	if !v.g.rules.rec.OneZone {
+		return false
+	}
+	return slices.ContainsFunc(v.g.queue.line, func(t *item[Ticket]) bool {
+		return t != nil && t.rec.Zone != v.zone && len(v.personal(*t)) == 0
+	})
+}
+
+// shared is what keeps a machine from a permit because of those that hold one.
+func (v *verdict) shared(t item[Ticket], others bool) (why []Obstacle) {
+	no := func(kind, format string, args ...any) {
+		why = append(why, Obstacle{Kind: kind, Text: fmt.Sprintf(format, args...)})
+	}
+	rules, zone := v.g.rules.rec, t.rec.Zone
+	if _, holds := v.g.permits[t.rec.Machine]; holds {
+		no("booking", "this machine's last permit is not booked yet")
+	}
+	if rules.ZoneMax > 0 && v.zones[zone]+v.g.awayIn[zone] >= rules.ZoneMax {
+		no("zone", "%d of zone %s are down or may be, %d are the most", v.zones[zone]+v.g.awayIn[zone], zone, rules.ZoneMax)
+	}
+	if rules.OneZone && (zone != v.zone || others && t.created > v.until) {
+		no("zone", "it is zone %s's turn, one zone at a time", v.zone)
+	}
+	for _, e := range t.rec.Etcd {
+		if v.etcds[e.Cluster] {
+			no("etcd", "another voter of etcd cluster %s holds a permit; its quorum comes first", e.Cluster)
+		}
+	}
+	return why
+}
