@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/drydock-os/drydock/omaha"
@@ -17,14 +18,15 @@ import (
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
-// The phases of a holder that the lock is told, each fenced.
-const (
-	phaseStaging   = "staging"
-	phaseRebooting = "rebooting"
-)
-
-func (u *Updater) lock(ctx context.Context) error {
-	permit, err := u.Lock.Acquire(ctx, u.why())
+func (u *Updater) lock(ctx context.Context, o Observed) error {
+	m := u.recall()
+	if m.Ending != "" { // of a permit that was taken away: this one has its own
+		m.Ending, m.Detail = "", ""
+		if err := u.remember(m); err != nil {
+			return err
+		}
+	}
+	permit, err := u.Lock.Acquire(ctx, m.intent(o))
 	if err != nil {
 		return fmt.Errorf("ask for a permit: %w", err)
 	}
@@ -36,27 +38,24 @@ func (u *Updater) lock(ctx context.Context) error {
 	return nil
 }
 
-// why is the reason that the lock and the reboot are given.
-func (u *Updater) why() string {
-	m := u.recall()
-	switch {
-	case m.Trial != nil && m.Trial.Verdict != "":
-		return "release " + m.Trial.Version + " was rejected: " + m.Trial.Verdict
-	case m.Wish != nil && m.Wish.Goal == OldRelease:
-		return "rollback from " + m.Wish.From
-	case m.Wish != nil:
-		return "reboot: " + m.Wish.Reason
-	case m.Written != nil:
-		return "update to " + m.Written.Version
-	}
-	return "reboot"
-}
-
+// drain has the work moved away, for as long as the lock stands by the permit.
 func (u *Updater) drain(ctx context.Context) error {
+	if err := u.Lock.Fence(ctx, PhaseDraining); err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	u.run.begun, u.run.resumed = true, false
 	p := u.Policy()
 	bounded, cancel := context.WithTimeout(ctx, p.Drain.Timeout)
 	defer cancel()
-	err := u.Scheduler.Drain(bounded)
+	guarded, stop := context.WithCancelCause(bounded)
+	var guard sync.WaitGroup
+	guard.Go(func() { u.guard(guarded, stop) })
+	err := u.Scheduler.Drain(guarded)
+	stop(nil)
+	guard.Wait()
+	if halt := (halted{}); errors.As(context.Cause(guarded), &halt) && err != nil {
+		return fmt.Errorf("drain: %w", halt)
+	}
 	late := ctx.Err() == nil && bounded.Err() != nil
 	switch {
 	case err == nil:
@@ -72,17 +71,55 @@ func (u *Updater) drain(ctx context.Context) error {
 	return fmt.Errorf("drain: %w", err)
 }
 
-func (u *Updater) release(ctx context.Context) error {
-	m := u.recall()
-	ending := m.Ending
-	if ending == "" {
-		ending = EndAborted
+// halted says why a drain was stopped in its middle.
+type halted struct{ why string }
+
+// Error is the reason as a sentence.
+func (h halted) Error() string { return "stopped: " + h.why }
+
+// guard ends a drain when the permit is gone or somebody stopped the group: an
+// operator's freeze does not wait for half an hour. What cannot be read ends
+// nothing: no reboot comes of a drain alone.
+func (u *Updater) guard(ctx context.Context, stop context.CancelCauseFunc) {
+	for {
+		u.pause(ctx, pollDrain)
+		if ctx.Err() != nil {
+			return
+		}
+		s, err := u.Lock.Standing(ctx)
+		switch {
+		case err != nil || s.Permit == PermitUnknown:
+		case s.Permit != Held:
+			stop(halted{"the permit is no longer this machine's"})
+			return
+		case len(s.Stopped) > 0:
+			stop(halted{s.Stopped[0].Text})
+			return
+		}
 	}
-	if err := u.Lock.Release(ctx, ending); err != nil {
+}
+
+// resume takes work back.
+func (u *Updater) resume(ctx context.Context) error {
+	u.run.forced = false
+	if err := u.Scheduler.Resume(ctx); err != nil {
+		return fmt.Errorf("take work back: %w", err)
+	}
+	u.run.begun, u.run.resumed = false, true
+	return nil
+}
+
+// release gives permit or ticket back, and says how it ended and why.
+func (u *Updater) release(ctx context.Context, o Observed) error {
+	m := u.recall()
+	ending, detail := m.Ending, m.Detail
+	if ending == "" || ending == EndAborted {
+		ending, detail = EndAborted, cmpOr(u.run.halt, "nothing is to be rebooted for any more")
+	}
+	if err := u.Lock.Release(ctx, ending, detail); err != nil {
 		return fmt.Errorf("give the permit back: %w", err)
 	}
-	m.Ending = ""
-	return u.remember(m)
+	return u.remember(m.released(o, u.Policy().Reboot.RetryPause, detail))
 }
 
 // stage selects the passive slot for the next boot: the fence, a last look at
@@ -93,7 +130,7 @@ func (u *Updater) stage(ctx context.Context, o Observed) error {
 	passive := o.Booted.Other()
 	external := p.Reboot.Strategy == policy.External
 	if !external {
-		if err := u.Lock.Fence(ctx, phaseStaging); err != nil {
+		if err := u.Lock.Fence(ctx, PhaseStaging); err != nil {
 			return fmt.Errorf("stage: %w", err)
 		}
 	}
@@ -261,13 +298,14 @@ const rebootPatience = 10 * time.Minute
 func (u *Updater) reboot(ctx context.Context, o Observed) error {
 	forced := o.Flags[o.Booted].Priority == 0
 	if !forced {
-		if err := u.Lock.Fence(ctx, phaseRebooting); err != nil {
+		if err := u.Lock.Fence(ctx, PhaseRebooting); err != nil {
 			return fmt.Errorf("reboot: %w", err)
 		}
 	}
 	next, _ := o.Flags.Next()
-	u.event(EventRebooting, "", nil, "rebooting into slot %s: %s", next, u.why())
-	if err := u.Host.Reboot(ctx, u.why(), forced || !u.Policy().Reboot.RespectInhibitors); err != nil {
+	why := u.recall().intent(o).Reason
+	u.event(EventRebooting, "", nil, "rebooting into slot %s: %s", next, why)
+	if err := u.Host.Reboot(ctx, why, forced || !u.Policy().Reboot.RespectInhibitors); err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
 	timer := time.NewTimer(rebootPatience)

@@ -2,6 +2,7 @@ package updater
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drydock-os/drydock/omaha"
@@ -22,14 +23,17 @@ type Observed struct {
 	Health   Health
 	Permit   Permit
 	Drained  bool
+	Begun    bool         // a drain was begun, and its work is not known to be back
 	Offer    *omaha.Offer // of the last check, nil if there is none
 	Stale    bool         // the schedule or somebody asks for a check
 	Asked    bool         // somebody asked for the update now: download windows do not hold it
 	Older    bool         // and was allowed to take an older release
 	Failed   []Failure    // what went wrong and waits before it is tried again
 	Sick     string       // why this boot is not well
-	Blockers []Reason     // inhibitors, sessions, health, scheduler: what must not be in the way of a permit
+	Blockers []Reason     // inhibitors, sessions, and before the permit what the scheduler says: what must not be in the way of a reboot
 	Stopped  []Reason     // what takes a permit's use away again: a freeze
+	Waits    []Reason     // why the permit is not granted yet
+	Required string       // who asks for a reboot by a file; "" for nobody
 }
 
 // onTrial reports whether the booted slot is not marked good yet.
@@ -46,6 +50,7 @@ type Failure struct {
 type view struct {
 	Facts   Facts
 	Reasons []Reason
+	Halt    string // why a permit that is held is not gone on with; "" if it is, or nothing is to be rebooted for
 }
 
 func (v *view) because(kind string, until time.Time, format string, args ...any) {
@@ -58,7 +63,7 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 	v := view{Facts: Facts{
 		Readable: o.Known, Booted: o.Booted, Flags: o.Flags, Health: o.Health,
 		External: p.Reboot.Strategy == policy.External, Permit: o.Permit, Drained: o.Drained,
-		Stale: o.Stale,
+		Begun: o.Begun, Stale: o.Stale,
 	}}
 	if !o.Known {
 		v.because("unknown", time.Time{}, "cannot tell which slot is booted or what the boot flags say, so nothing is done: %s", o.Unknown)
@@ -80,7 +85,7 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 func (v *view) situation(o Observed, m Memory) {
 	booted := o.Flags[o.Booted]
 	next, ok := o.Flags.Next()
-	away := o.Drained || o.Permit == Held
+	away := o.Drained || o.Begun || o.Permit == Held
 	switch {
 	case booted.Priority == 0 && v.Facts.Rejected && ok && next != o.Booted:
 		v.because("rejected", time.Time{}, "release %s was rejected and is left: %s", o.Release, m.Trial.Verdict)
@@ -93,7 +98,7 @@ func (v *view) situation(o Observed, m Memory) {
 	case v.Facts.External && booted.Successful && ok && next != o.Booted:
 		v.because("staged", time.Time{}, "slot %s is next to boot; another coordinator reboots this machine", next)
 	}
-	if away || o.Permit == Queued {
+	if away || o.Permit == Queued || o.Permit == PermitUnknown {
 		v.Reasons = append(v.Reasons, o.Stopped...)
 	}
 }
@@ -208,29 +213,43 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 		return
 	}
 	before := len(v.Reasons)
-	if p.Reboot.Strategy == policy.Off && m.Wish == nil {
-		v.because("strategy", time.Time{}, "release %s is written; strategy off leaves the reboot to an operator", m.Written.Version)
+	if p.Reboot.Strategy == policy.Off && (m.Wish == nil || m.Wish.File) {
+		v.because("strategy", time.Time{}, "a reboot is due (%s); strategy off leaves it to an operator", m.intent(o).Reason)
 	}
 	v.paused(m)
 	if s, _ := p.Reboots(); !s.Open(o.Now) {
 		next, _ := s.Next(o.Now)
 		v.because("window", next, "reboots wait for their window")
 	}
-	if !o.Drained && o.Permit != Held && o.Permit != Queued { // else said already
+	v.Reasons = append(v.Reasons, o.Blockers...)
+	f.MayWait = len(v.Reasons) == before
+	if !o.Drained && !o.Begun && o.Permit == NoPermit { // else said already
 		v.Reasons = append(v.Reasons, o.Stopped...)
 	}
-	f.MayGo = len(v.Reasons) == before && len(o.Stopped) == 0
-	if f.Goal == NewRelease && v.retry(o, m, p) {
-		f.Hold, f.MayGo = f.MayGo, false
+	f.MayGo = f.MayWait && len(o.Stopped) == 0
+	if against := append(slices.Clone(v.Reasons[before:]), o.Stopped...); !f.MayGo {
+		v.Halt = firstReason(against)
 	}
-	v.Reasons = append(v.Reasons, o.Blockers...)
-	f.MayAsk = len(v.Reasons) == before && len(o.Stopped) == 0
-	if f.Permit == PermitUnknown {
-		v.because("lock", time.Time{}, "the reboot lock cannot be read: nothing reboots before it can")
+	f.MayAsk = f.MayGo && o.Permit != PermitUnknown && !v.early(o, m)
+	if f.Goal == NewRelease && v.retry(o, m, p) {
+		f.Hold, f.MayGo, f.MayAsk, f.MayWait = f.MayGo, false, false, false
+	}
+	if f.Permit == NoPermit || f.Permit == Queued {
+		v.Reasons = append(v.Reasons, o.Waits...)
 	}
 	if f.Permit == Queued {
 		v.because("queued", time.Time{}, "waits in the queue for a permit to reboot")
 	}
+}
+
+// early reports whether a permit was given back unused so lately that it is not
+// asked for again: the others go first.
+func (v *view) early(o Observed, m Memory) bool {
+	if o.Permit != NoPermit || !o.Now.Before(m.AskAgain) {
+		return false
+	}
+	v.because("pause", m.AskAgain, "the last permit was given back unused (%s); another is asked for then", m.Unused)
+	return true
 }
 
 // retry reports whether a trial that came back without a verdict waits to be
@@ -255,7 +274,8 @@ func (v *view) failed(o Observed) {
 		case Write:
 			f.MayWrite = f.MayWrite && o.Asked
 		case Lock, Drain, Stage, Reboot:
-			f.MayAsk, f.MayGo, f.MayStage = false, false, false
+			f.MayAsk, f.MayGo, f.MayStage, f.MayWait = false, false, false, false
+			v.Halt = cmpOr(v.Halt, fmt.Sprintf("%s went wrong: %v", fail.Step, fail.Err))
 		}
 	}
 }

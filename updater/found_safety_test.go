@@ -320,7 +320,7 @@ type fickle struct {
 	asked *atomic.Int32
 }
 
-func (f fickle) Acquire(context.Context, string) (updater.Permit, error) {
+func (f fickle) Acquire(context.Context, updater.Intent) (updater.Permit, error) {
 	f.asked.Add(1)
 	return updater.Held, nil
 }

@@ -2,6 +2,7 @@ package updater
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -33,6 +34,9 @@ func (u *Updater) look(ctx context.Context) Observed {
 	}
 	o.Stale = o.Stale || p.Update.Enabled && p.Server.URL != "" && !o.Now.Before(run.nextCheck)
 	u.lookInside(&o)
+	if p.Reboot.Strategy != policy.External { // there another coordinator looks for such files
+		o.Required = u.Host.Required(p)
+	}
 	if m := u.recall(); o.Known {
 		next := m.reconcile(o, patience{Retries: p.Trial.Retries, Backoff: p.Trial.RetryBackoff, Pause: p.Reboot.RetryPause})
 		if !sameMemory(m, next) {
@@ -89,20 +93,27 @@ func (u *Updater) lookInside(o *Observed) {
 // allows nothing.
 func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 	standing, err := u.Lock.Standing(ctx)
+	if err == nil && standing.Permit == PermitUnknown {
+		err = errors.New("it does not say whether this machine holds a permit")
+	}
 	if err != nil {
 		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read: " + err.Error()}}}
 	}
-	o.Permit, o.Stopped = standing.Permit, standing.Stopped
+	o.Permit, o.Stopped, o.Waits = standing.Permit, standing.Stopped, standing.Waits
+	o.Begun = u.run.begun || standing.Begun && !u.run.resumed
 	o.Drained, err = u.Scheduler.Drained(ctx)
 	if err != nil { // bring work back rather than go on blindly
 		o.Drained = true
 		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
 	}
 	p := u.Policy()
-	if o.Permit == Held || derive(*o, m, p).Facts.Goal == NoGoal {
-		return // nobody is going to ask for a permit
+	if derive(*o, m, p).Facts.Goal == NoGoal {
+		return // no reboot is to come
 	}
 	o.Blockers = u.Host.Blockers(ctx, p)
+	if o.Permit == Held {
+		return // the drain itself shows what stands in its way
+	}
 	ahead, err := u.Scheduler.Preflight(ctx)
 	if err != nil {
 		ahead = []Reason{{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()}}
@@ -129,7 +140,7 @@ func (u *Updater) learn(before, after Memory) {
 // sameMemory reports whether reconcile left everything as it was.
 func sameMemory(a, b Memory) bool {
 	return a.Trial == b.Trial && a.Written == b.Written && a.Wish == b.Wish && a.GoodAt.Equal(b.GoodAt) &&
-		a.Report == b.Report
+		a.Report == b.Report && a.AskAgain.Equal(b.AskAgain)
 }
 
 // current is the reason of a machine that has nothing to do.

@@ -26,23 +26,42 @@ type SlotDevice interface {
 }
 
 // RebootLock bounds how many machines of a group reboot at once. Each call may run
-// twice; what cannot be read is an error, and allows nothing.
+// twice; what cannot be read is an error, and allows nothing. Whoever implements
+// it calls Updater.Wake when something may have changed.
 type RebootLock interface {
 	// Standing says where this machine stands, without asking for anything.
 	Standing(ctx context.Context) (Standing, error)
-	// Acquire asks for a permit and returns at once: Held or Queued.
-	Acquire(ctx context.Context, reason string) (Permit, error)
+	// Acquire asks for a permit and returns at once: Held, Queued, or NoPermit
+	// where the machine may not even ask; Standing says why.
+	Acquire(ctx context.Context, i Intent) (Permit, error)
 	// Fence confirms in one transaction that the permit is still ours and that
 	// nothing was frozen, and moves its phase on. An error forbids the phase.
 	Fence(ctx context.Context, phase string) error
-	// Release gives permit or ticket back, saying how it ended.
-	Release(ctx context.Context, ending Ending) error
+	// Release gives permit or ticket back, saying how it ended, and in detail why,
+	// for people.
+	Release(ctx context.Context, ending Ending, detail string) error
+}
+
+// The phases of a holder that the lock is told, each fenced.
+const (
+	PhaseDraining  = "draining"
+	PhaseStaging   = "staging"
+	PhaseRebooting = "rebooting"
+)
+
+// An Intent is what a permit is asked for.
+type Intent struct {
+	Reason string // a sentence for people
+	From   string // the release that runs
+	To     string // the release that is to run; From for another reboot; "" if it is not known
 }
 
 // Standing is a machine's place in its group.
 type Standing struct {
 	Permit  Permit
+	Begun   bool     // the permit was used: a drain was begun, or more
 	Stopped []Reason // a freeze, a stopped group: no reboot, permit or not
+	Waits   []Reason // why the permit is not granted yet, for people
 }
 
 // Scheduler moves the work off this machine and brings it back. Each call may
@@ -65,6 +84,9 @@ type Host interface {
 	// Blockers lists inhibitors and sessions in the way of a reboot. What could
 	// not be read is in the way.
 	Blockers(ctx context.Context, p policy.Policy) []Reason
+	// Required says who asks for a reboot through the file that the policy names
+	// (reboot.required_file); "" when nobody does, or when it cannot be told.
+	Required(p policy.Policy) string
 	// Ailments lists what is not well with this boot: units, checks. None means
 	// healthy.
 	Ailments(ctx context.Context, p policy.Policy) []Reason

@@ -22,7 +22,10 @@ type Memory struct {
 	GoodAt   time.Time      `json:"good_at,omitzero"` // when the last trial ended well
 	Paused   string         `json:"paused,omitempty"`
 	Report   Report         `json:"report"`
-	Ending   Ending         `json:"ending,omitempty"` // how the permit that is held will end
+	Ending   Ending         `json:"ending,omitempty"`     // how the permit that is held will end
+	Detail   string         `json:"detail,omitempty"`     // why, for people
+	AskAgain time.Time      `json:"ask_again,omitzero"`   // before then no permit is asked for: the last one was not used
+	Unused   string         `json:"unused,omitempty"`     // why it was not
 	History  []HistoryEntry `json:"history,omitempty"`
 	Poll     Poll           `json:"poll"`
 }
@@ -87,6 +90,7 @@ type Wish struct {
 	From   string         `json:"from"`
 	Reason string         `json:"reason,omitempty"`
 	At     time.Time      `json:"at"`
+	File   bool           `json:"file,omitempty"` // a file asks for it (reboot.required_file), for as long as it is there
 }
 
 // A Report is what the server is told with the next check, until it has it.
@@ -99,12 +103,14 @@ type Report struct {
 // An Ending is how a permit ends.
 type Ending string
 
-// The endings of a permit.
+// The endings of a permit. Only a release that this machine rejected ends as
+// rolled back: a rollback on an operator's word is no fault of a release, and
+// must not stop one; the release that was to run runs, so it ends as updated.
 const (
 	EndAborted    Ending = "aborted" // nothing was changed
 	EndUpdated    Ending = "updated"
 	EndRolledBack Ending = "rolled-back" // the old release is healthy and has its work again
-	EndRebooted   Ending = "rebooted"
+	EndRebooted   Ending = "rebooted"    // into the release that ran before
 )
 
 // maxHistory bounds the history that is kept: years of a machine's life.
@@ -163,13 +169,13 @@ func (m Memory) judge(o Observed, reason string) Memory {
 	}
 	t.Verdict, t.Armed = reason, false
 	m.Trial = &t
-	m.Ending = EndRolledBack
+	m.Ending, m.Detail = EndRolledBack, reason
 	return m.reject(t.Version, t.SHA256, reason, o.Now)
 }
 
 // good records that the trial of the booted release ended well.
 func (m Memory) good(o Observed) Memory {
-	m.GoodAt, m.Written, m.Ending = o.Now, nil, EndUpdated
+	m.GoodAt, m.Written, m.Ending, m.Detail = o.Now, nil, EndUpdated, ""
 	if m.Trial != nil && m.Trial.Slot == o.Booted {
 		m.Report = Report{Seen: m.Report.Seen, Previous: m.Trial.From}
 		m.Former = &Former{Slot: o.Booted.Other(), Version: m.Trial.From}
@@ -188,7 +194,7 @@ func (m Memory) arm(o Observed) Memory {
 	t.Slot, t.Version, t.SHA256 = m.Written.Slot, m.Written.Version, m.Written.SHA256
 	t.Armed, t.Boot, t.Verdict = true, o.BootID, ""
 	m.Trial = &t
-	m.Ending = EndAborted
+	m.Ending, m.Detail = EndAborted, ""
 	return m
 }
 
@@ -210,7 +216,7 @@ func (m Memory) disarm() Memory {
 type patience struct {
 	Retries int           // how often it is tried again
 	Backoff time.Duration // before the first retry; doubled for each further one
-	Pause   time.Duration // before a hook that failed is tried again
+	Pause   time.Duration // before a hook that failed is tried again, or a permit asked for after one that was not used
 }
 
 // before is how long the retry after so many returns waits.
@@ -223,7 +229,7 @@ func (m Memory) reconcile(o Observed, p patience) Memory {
 	if !o.Known {
 		return m
 	}
-	m = m.reconcileClock(o, p).reconcileWish(o)
+	m = m.reconcileClock(o, p).reconcileWish(o).reconcileFile(o)
 	t := m.Trial
 	switch {
 	case t == nil:
@@ -250,7 +256,7 @@ func (m Memory) returned(o Observed, p patience) Memory {
 		reason := fmt.Sprintf("came back to %s %d times without a verdict", o.Release, t.Returns)
 		m = m.reject(t.Version, t.SHA256, reason, o.Now)
 		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
-		m.Trial, m.Written, m.Ending = nil, nil, EndRolledBack
+		m.Trial, m.Written, m.Ending, m.Detail = nil, nil, EndRolledBack, reason
 		return m
 	}
 	t.RetryAt = o.Now.Add(p.before(t.Returns))
@@ -268,6 +274,9 @@ func (m Memory) reconcileClock(o Observed, p patience) Memory {
 		c.RetryAt = o.Now.Add(p.before(t.Returns))
 		m.Trial = &c
 	}
+	if at := o.Now.Add(p.Pause); m.AskAgain.After(at) {
+		m.AskAgain = at
+	}
 	if w := m.Written; w != nil && w.NotBefore.After(o.Now.Add(p.Pause)) {
 		c := *w
 		c.NotBefore = o.Now.Add(p.Pause)
@@ -282,13 +291,57 @@ func (m Memory) reconcileWish(o Observed) Memory {
 	switch {
 	case w == nil:
 	case w.Goal == OldRelease && o.Booted != w.Slot:
-		m.Wish, m.Written, m.Ending = nil, nil, EndRolledBack
+		m.Wish, m.Written, m.Ending, m.Detail = nil, nil, EndUpdated, "rolled back from "+w.From+" on an operator's word: "+w.Reason
 		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
 		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, w.Reason)
 	case w.Goal == SameSlot && o.BootID != w.Boot:
-		m.Wish, m.Ending = nil, EndRebooted
+		m.Wish, m.Ending, m.Detail = nil, EndRebooted, w.Reason
 		m = m.log(o.Now, EventRebooting, o.Release, "rebooted: %s", w.Reason)
 	}
+	return m
+}
+
+// reconcileFile makes a wish of the file that asks for a reboot, and drops it
+// when the file is gone.
+func (m Memory) reconcileFile(o Observed) Memory {
+	switch w := m.Wish; {
+	case w == nil && o.Required != "":
+		m.Wish = &Wish{Goal: SameSlot, Slot: o.Booted, Boot: o.BootID, From: o.Release, Reason: o.Required, At: o.Now, File: true}
+	case w != nil && w.File && o.Required == "":
+		m.Wish = nil
+	}
+	return m
+}
+
+// intent is what a permit is asked for, and what the reboot is told.
+func (m Memory) intent(o Observed) Intent {
+	i := Intent{Reason: "reboot", From: o.Release, To: o.Release}
+	switch {
+	case m.Trial != nil && m.Trial.Verdict != "":
+		i.Reason, i.To = "release "+m.Trial.Version+" was rejected: "+m.Trial.Verdict, m.Trial.From
+	case m.Wish != nil && m.Wish.Goal == OldRelease:
+		i.Reason, i.To = "rollback from "+m.Wish.From, ""
+		if m.Former != nil && m.Former.Slot == o.Booted.Other() {
+			i.To = m.Former.Version
+		}
+	case m.Written != nil && m.Wish != nil:
+		i.Reason, i.To = "update to "+m.Written.Version+", and reboot: "+m.Wish.Reason, m.Written.Version
+	case m.Written != nil:
+		i.Reason, i.To = "update to "+m.Written.Version, m.Written.Version
+	case m.Wish != nil:
+		i.Reason = "reboot: " + m.Wish.Reason
+	}
+	return i
+}
+
+// released is what is remembered once permit or ticket are back. Who did not
+// use a permit waits for a pause before it asks again: it goes behind the others.
+func (m Memory) released(o Observed, pause time.Duration, why string) Memory {
+	unused := m.Ending == "" || m.Ending == EndAborted
+	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused {
+		m.AskAgain, m.Unused = o.Now.Add(pause), why
+	}
+	m.Ending, m.Detail = "", ""
 	return m
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
@@ -54,7 +55,7 @@ func (u *Updater) Do(ctx context.Context, r Request) (Outcome, error) {
 		u.busy()
 	}
 	u.mu.Unlock()
-	u.poke()
+	u.Wake()
 	select {
 	case a := <-req.done:
 		return a.outcome, a.err
@@ -151,6 +152,9 @@ func (u *Updater) takeUpdate(r *request) {
 // change is what a request does to the memory.
 func (u *Updater) change(r Request) (Memory, error) {
 	m := u.recall()
+	if r.Action != ActPause { // an operator has looked at what went wrong
+		m.AskAgain, m.Unused = time.Time{}, ""
+	}
 	switch r.Action {
 	case ActPause:
 		m.Paused = cmpOr(r.Reason, "no reason given")

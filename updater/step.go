@@ -77,11 +77,13 @@ type Facts struct {
 	MayStage bool // to an external coordinator: nobody paused this machine
 	Permit   Permit
 	Drained  bool // workloads of this machine were moved away on our word and not brought back
+	Begun    bool // a drain was begun, and its work is not known to be back
 	Offered  bool // a release is offered that is wanted and not written yet
 	Stale    bool // the last check is too long ago, or somebody asked for one
 	MayWrite bool // a download may run now, and the passive slot may be given up
 	MayAsk   bool // window, inhibitors, sessions, health and scheduler allow to ask for a permit
-	MayGo    bool // with the permit held: the window is still open and nobody stopped it
+	MayGo    bool // with the permit held: the window is still open, nobody is in the way, and nobody stopped it
+	MayWait  bool // the place in the queue may be kept
 	Hold     bool // a trial came back unexplained and is tried again shortly: keep the permit and the drain
 }
 
@@ -95,7 +97,7 @@ func Decide(f Facts) Step {
 		goal = f.Booted.Other()
 	}
 	going := f.Goal != NoGoal && (f.Permit == Held && f.MayGo || f.Permit != Held && f.MayAsk)
-	free := f.Permit != Held && !f.Drained && !staged // no reboot is under way
+	free := f.Permit != Held && !f.Drained && !f.Begun && !staged // no reboot is under way
 	switch {
 	case !f.Readable:
 		return Wait
@@ -147,7 +149,7 @@ func external(f Facts, staged bool) Step {
 
 // settle brings the machine back to rest: work first, then the permit.
 func settle(f Facts) Step {
-	back := f.Drained || f.Permit == Held
+	back := f.Drained || f.Begun || f.Permit == Held
 	switch {
 	case back && f.Hold:
 		return Wait
@@ -155,11 +157,11 @@ func settle(f Facts) Step {
 		return Validate
 	case back && f.Health == Sick: // an old release that is not well keeps its permit: the group must not go on
 		return Wait
-	case f.Drained:
+	case f.Drained || f.Begun:
 		return Resume
 	case f.Permit == Held:
 		return Release
-	case f.Permit == Queued && !(f.Goal != NoGoal && f.MayAsk):
+	case f.Permit == Queued && !(f.Goal != NoGoal && f.MayWait):
 		return Release
 	}
 	return Wait

@@ -77,6 +77,9 @@ type running struct {
 	began       time.Time // when it began
 	replies     []func()  // answers that wait for the next look
 	forced      bool      // the policy gave a drain up and goes on without
+	begun       bool      // a drain was begun, and nothing resumed since
+	halt        string    // why a permit would be given back unused
+	resumed     bool      // work was taken back since this run began, and not drained again
 	nextCheck   time.Time
 }
 
@@ -86,7 +89,7 @@ func (u *Updater) SetPolicy(p policy.Policy) {
 	u.outdated = u.outdated || !reflect.DeepEqual(u.policy.Server, p.Server) || !reflect.DeepEqual(u.policy.Update, p.Update)
 	u.policy = p
 	u.mu.Unlock()
-	u.poke()
+	u.Wake()
 }
 
 // Trouble says with every status that something of that kind went wrong
@@ -98,7 +101,7 @@ func (u *Updater) Trouble(kind string, err error) {
 		u.trouble = append(u.trouble, Reason{Kind: kind, Text: err.Error()})
 	}
 	u.mu.Unlock()
-	u.poke()
+	u.Wake()
 }
 
 // Status returns the present status.
@@ -123,6 +126,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		o := u.look(ctx)
 		v := derive(o, u.recall(), u.Policy())
 		step := Decide(v.Facts)
+		u.run.halt = v.Halt
 		u.note(o, v, step)
 		u.deliver()
 		u.satisfy(o, v, step)
@@ -225,7 +229,7 @@ func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
 	case Write:
 		return u.write(ctx, o)
 	case Lock:
-		return u.lock(ctx)
+		return u.lock(ctx, o)
 	case Drain:
 		return u.drain(ctx)
 	case Stage:
@@ -241,10 +245,9 @@ func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
 	case Reject:
 		return u.reject(o)
 	case Resume:
-		u.run.forced = false
-		return u.Scheduler.Resume(ctx)
+		return u.resume(ctx)
 	case Release:
-		return u.release(ctx)
+		return u.release(ctx, o)
 	}
 	return nil
 }
@@ -274,11 +277,13 @@ func (u *Updater) resting(o Observed, step Step) bool {
 	return ok && o.Now.Before(f.Until) && !(step == Write && o.Asked)
 }
 
-// poll is how often a waiting machine looks at what cannot wake it, and at
-// what it waits for in a queue.
+// poll is how often a waiting machine looks at what cannot wake it, at what it
+// waits for in a queue, and at its permit while it drains: the lock wakes it when
+// something has changed there, as far as it can.
 const (
 	poll      = time.Minute
-	pollQueue = 5 * time.Second
+	pollQueue = 30 * time.Second
+	pollDrain = 10 * time.Second
 )
 
 // rest waits until something may have changed.
@@ -318,7 +323,9 @@ func times(reasons []Reason) (at []time.Time) {
 	return at
 }
 
-func (u *Updater) poke() {
+// Wake has the updater look again at once: something that it waits for may have
+// changed.
+func (u *Updater) Wake() {
 	select {
 	case u.woken() <- struct{}{}:
 	default:

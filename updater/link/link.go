@@ -30,7 +30,7 @@ func (l Lock) Standing(ctx context.Context) (updater.Standing, error) {
 }
 
 // Acquire implements updater.RebootLock.
-func (l Lock) Acquire(ctx context.Context, _ string) (updater.Permit, error) {
+func (l Lock) Acquire(ctx context.Context, _ updater.Intent) (updater.Permit, error) {
 	s, err := l.Group.Acquire(ctx, l.Machine)
 	return permits[s], err
 }
@@ -41,7 +41,7 @@ func (l Lock) Fence(ctx context.Context, phase string) error {
 }
 
 // Release implements updater.RebootLock.
-func (l Lock) Release(ctx context.Context, _ updater.Ending) error {
+func (l Lock) Release(ctx context.Context, _ updater.Ending, _ string) error {
 	return l.Group.Release(ctx, l.Machine)
 }
 

@@ -24,10 +24,10 @@ func standing(t *testing.T, l updater.RebootLock) updater.Standing {
 func TestLock(t *testing.T) {
 	ctx, group := context.Background(), &rebootlock.Alone{Max: 1}
 	a, b := link.Lock{Group: group, Machine: "a"}, link.Lock{Group: group, Machine: "b"}
-	if p, err := a.Acquire(ctx, "update"); p != updater.Held || err != nil {
+	if p, err := a.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Held || err != nil {
 		t.Errorf("a: %v, %v", p, err)
 	}
-	if p, err := b.Acquire(ctx, "update"); p != updater.Queued || err != nil {
+	if p, err := b.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Queued || err != nil {
 		t.Errorf("b: %v, %v", p, err)
 	}
 	if err := b.Fence(ctx, "staging"); err == nil {
@@ -38,7 +38,7 @@ func TestLock(t *testing.T) {
 		t.Errorf("frozen: %+v", s)
 	}
 	group.Freeze("")
-	if err := a.Release(ctx, updater.EndUpdated); err != nil || standing(t, b).Permit != updater.Held {
+	if err := a.Release(ctx, updater.EndUpdated, ""); err != nil || standing(t, b).Permit != updater.Held {
 		t.Errorf("after the release: %v, b %+v", err, standing(t, b))
 	}
 }
@@ -48,7 +48,7 @@ func TestCoordinatedWithoutALockAllowsNothing(t *testing.T) {
 	if _, err := l.Standing(context.Background()); !errors.Is(err, link.ErrNoLock) {
 		t.Errorf("standing: %v", err)
 	}
-	if p, err := l.Acquire(context.Background(), ""); p == updater.Held || !errors.Is(err, link.ErrNoLock) {
+	if p, err := l.Acquire(context.Background(), updater.Intent{}); p == updater.Held || !errors.Is(err, link.ErrNoLock) {
 		t.Errorf("acquire: %v, %v", p, err)
 	}
 	if err := l.Fence(context.Background(), "staging"); !errors.Is(err, link.ErrNoLock) {
@@ -62,17 +62,17 @@ func TestPermitOfTheGroupIsGivenBackAfterTheStrategyChanged(t *testing.T) {
 	group, alone := &rebootlock.Alone{}, &rebootlock.Alone{}
 	l := link.ByStrategy{Strategy: func() policy.Strategy { return strategy },
 		Group: link.Lock{Group: group, Machine: "a"}, Alone: link.Lock{Group: alone, Machine: "a"}}
-	if p, err := l.Acquire(ctx, "update"); p != updater.Held || err != nil {
+	if p, err := l.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Held || err != nil {
 		t.Fatalf("%v, %v", p, err)
 	}
 	strategy = policy.Immediate
 	if s := standing(t, l); s.Permit != updater.Held {
 		t.Errorf("standing %+v: the group's permit is forgotten", s)
 	}
-	if err := l.Release(ctx, updater.EndAborted); err != nil || len(group.Holders()) != 0 {
+	if err := l.Release(ctx, updater.EndAborted, ""); err != nil || len(group.Holders()) != 0 {
 		t.Errorf("%v, holders %v", err, group.Holders())
 	}
-	if p, err := l.Acquire(ctx, "update"); p != updater.Held || err != nil || len(group.Holders()) != 0 {
+	if p, err := l.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Held || err != nil || len(group.Holders()) != 0 {
 		t.Errorf("%v, %v: the next permit is the machine's own", p, err)
 	}
 }

@@ -55,12 +55,12 @@ func (b ByStrategy) Standing(ctx context.Context) (updater.Standing, error) {
 }
 
 // Acquire implements updater.RebootLock.
-func (b ByStrategy) Acquire(ctx context.Context, reason string) (updater.Permit, error) {
+func (b ByStrategy) Acquire(ctx context.Context, i updater.Intent) (updater.Permit, error) {
 	l, err := b.lock(ctx)
 	if err != nil {
 		return updater.PermitUnknown, err
 	}
-	return l.Acquire(ctx, reason)
+	return l.Acquire(ctx, i)
 }
 
 // Fence implements updater.RebootLock.
@@ -73,10 +73,10 @@ func (b ByStrategy) Fence(ctx context.Context, phase string) error {
 }
 
 // Release implements updater.RebootLock.
-func (b ByStrategy) Release(ctx context.Context, ending updater.Ending) error {
+func (b ByStrategy) Release(ctx context.Context, ending updater.Ending, detail string) error {
 	l, err := b.lock(ctx)
 	if err != nil {
 		return err
 	}
-	return l.Release(ctx, ending)
+	return l.Release(ctx, ending, detail)
 }

@@ -32,6 +32,8 @@ type Machine struct {
 	PostInstall func(ctx context.Context, h updater.HookRun) error
 	// Block is what stands in the way of a reboot, as inhibitors do.
 	Block []updater.Reason
+	// Wants is what the file says that asks for a reboot; it is gone with one.
+	Wants string
 
 	mu      sync.Mutex
 	on      bool
@@ -60,6 +62,7 @@ func (m *Machine) PowerOn(parent context.Context) (context.Context, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.on, m.booted, m.running, m.leave = true, slot, release, cancel
+	m.Wants = ""
 	m.boots++
 	return ctx, nil
 }
@@ -116,6 +119,13 @@ func (m *Machine) Blockers(context.Context, policy.Policy) []updater.Reason {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.Block
+}
+
+// Required implements updater.Host.
+func (m *Machine) Required(policy.Policy) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.Wants
 }
 
 // Ailments implements updater.Host.
