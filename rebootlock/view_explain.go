@@ -79,7 +79,7 @@ func (e *explainer) explain(machine string) []Obstacle {
 func (e *explainer) there(m *MachineView, why *reasons) {
 	heard := "nothing was ever heard of it"
 	if m.Status != nil {
-		heard = "it was last heard of at " + clock(m.Status.At)
+		heard = "it was last heard of at " + moment(m.Status.At)
 	}
 	switch {
 	case m.Via != "":
@@ -99,9 +99,9 @@ func (e *explainer) holds(h *Holder, why *reasons) {
 		why.say("permit", "it has given its permit back (%s), and the coordinator's next pass books that", h.Ending)
 	case h.Overdue:
 		why.say("overdue", "it holds a permit in phase %s since %s, and was to be back by %s (see the machine; drydock lock take-away takes the permit)",
-			h.Phase, clock(h.PhaseSince), clock(h.Deadline))
+			h.Phase, moment(h.PhaseSince), moment(h.Deadline))
 	default:
-		why.add(Obstacle{Kind: "permit", Text: fmt.Sprintf("it holds a permit, in phase %s since %s", h.Phase, clock(h.PhaseSince)), Until: h.Deadline})
+		why.add(Obstacle{Kind: "permit", Text: fmt.Sprintf("it holds a permit, in phase %s since %s", h.Phase, moment(h.PhaseSince)), Until: h.Deadline})
 	}
 }
 
@@ -114,7 +114,7 @@ func (e *explainer) waits(w *Waiter, why *reasons) {
 	case c.Machine == "":
 		why.say("coordinator", "nobody grants permits: no machine is the coordinator (%s)", orElse(c.Trouble, "is a drydockd running that may be?"))
 	case c.Stalled:
-		why.say("coordinator", "the coordinator %s has said nothing since %s (%s)", orElse(c.Hostname, short(c.Machine)), clock(c.At), orElse(c.Trouble, "see its drydockd"))
+		why.say("coordinator", "the coordinator %s has said nothing since %s (%s)", orElse(c.Hostname, short(c.Machine)), moment(c.At), orElse(c.Trouble, "see its drydockd"))
 	case len(w.Waits) == 0:
 		why.say("turn", "it is its turn: the coordinator's next pass grants its permit")
 	}
@@ -159,8 +159,8 @@ func (e *explainer) idle(m *MachineView, why *reasons) {
 	}
 }
 
-// clock is a time in a sentence.
-func clock(t time.Time) string {
+// moment is a time in a sentence.
+func moment(t time.Time) string {
 	if t.IsZero() {
 		return "an unknown time"
 	}

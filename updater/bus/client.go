@@ -173,12 +173,18 @@ func (c *Client) call(ctx context.Context, method string, args []any, results ..
 		ctx, cancel = context.WithTimeoutCause(ctx, answerPatience, errMute)
 		defer cancel()
 	}
+	return c.invoke(ctx, ManagerInterface+"."+method, args, results...)
+}
+
+// invoke calls a method of our object, by its full name. Where ctx ended for
+// errMute, so did the call.
+func (c *Client) invoke(ctx context.Context, method string, args []any, results ...any) error {
 	var flags dbus.Flags
 	if c.Interactive {
 		flags = dbus.FlagAllowInteractiveAuthorization
 	}
 	object := c.conn.Object(Name, Path)
-	err := object.CallWithContext(ctx, ManagerInterface+"."+method, flags, args...).Store(results...)
+	err := object.CallWithContext(ctx, method, flags, args...).Store(results...)
 	if err != nil && errors.Is(context.Cause(ctx), errMute) {
 		return errMute
 	}

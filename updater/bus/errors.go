@@ -31,6 +31,7 @@ const (
 	errorCancelled     = errorPrefix + "Cancelled"
 	errorInvalid       = errorPrefix + "InvalidArgument"
 	errorNoSuchJob     = errorPrefix + "NoSuchJob"
+	errorNoCluster     = errorPrefix + "NoCluster"
 	errorFailed        = errorPrefix + "Failed"
 )
 
@@ -44,6 +45,7 @@ var kinds = []struct {
 	{updater.ErrRefused, errorRefused, "refused"},
 	{ErrNotAuthorized, errorNotAuthorized, "not-authorized"},
 	{ErrCancelled, errorCancelled, "cancelled"},
+	{ErrNoCluster, errorNoCluster, "no-cluster"},
 	{context.Canceled, errorCancelled, "cancelled"},
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/drydock-os/drydock/updater"
@@ -20,6 +21,8 @@ type Server struct {
 	Address string
 	// Controller does what callers ask for.
 	Controller updater.Controller
+	// Cluster answers for the cluster that this machine belongs to; nil: to none.
+	Cluster Cluster
 	// Authorize decides whether a caller may do an action of io.drydock.policy:
 	// nil, or an error that says why not. If it is nil, uid 0 may, and polkit is
 	// asked for everybody else.
@@ -31,8 +34,9 @@ type Server struct {
 
 	update1User string // may use update1, beside root; "core" if empty
 
-	news queue
-	jobs jobs
+	news  queue
+	jobs  jobs
+	looks atomic.Int32 // at the cluster, under way
 
 	troubled string // what Trouble was told last
 }
@@ -162,6 +166,7 @@ func (d *desk) exportOurs() error {
 	jobPaths := dbus.ObjectPath(jobsPath)
 	return errors.Join(
 		d.conn.Export(&manager{d}, Path, ManagerInterface),
+		d.conn.Export(&cluster{d}, Path, ClusterInterface),
 		d.conn.Export(managerProperties{d}, Path, propertiesInterface),
 		d.conn.Export(introspection(managerXML), Path, introspectInterface),
 		d.conn.ExportSubtree(&jobObject{d}, jobPaths, JobInterface),
