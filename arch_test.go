@@ -25,6 +25,7 @@ var layers = map[string][]string{
 	"partition/partitiontest":       {"partition"},
 	"omaha":                         {},
 	"rebootlock":                    {"rebootlock/window"},
+	"rebootlock/fleetlock":          {"rebootlock"},
 	"rebootlock/window":             {},
 	"fleetlink":                     {},
 	"updater/payload":               {"updater/payload/internal/wire"},
