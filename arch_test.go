@@ -35,6 +35,7 @@ var layers = map[string][]string{
 	"updater/host":                  {"updater/image"},
 	"updater/state":                 {},
 	"updater/policy":                {"rebootlock/window"},
+	"updater/platform":              {},
 	// core
 	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
