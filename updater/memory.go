@@ -22,10 +22,10 @@ type Memory struct {
 	GoodAt   time.Time      `json:"good_at,omitzero"` // when the last trial ended well
 	Paused   string         `json:"paused,omitempty"`
 	Report   Report         `json:"report"`
-	Ending   Ending         `json:"ending,omitempty"`     // how the permit that is held will end
-	Detail   string         `json:"detail,omitempty"`     // why, for people
-	AskAgain time.Time      `json:"ask_again,omitzero"`   // before then no permit is asked for: the last one was not used
-	Unused   string         `json:"unused,omitempty"`     // why it was not
+	Ending   Ending         `json:"ending,omitempty"`   // how the permit that is held will end
+	Detail   string         `json:"detail,omitempty"`   // why, for people
+	AskAgain time.Time      `json:"ask_again,omitzero"` // before then no permit is asked for: the last one was not used
+	Unused   string         `json:"unused,omitempty"`   // why it was not
 	History  []HistoryEntry `json:"history,omitempty"`
 	Poll     Poll           `json:"poll"`
 }

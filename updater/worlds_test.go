@@ -33,14 +33,16 @@ type outside struct {
 	health  Health
 	permit  Permit // what the lock holds
 	lockUp  bool
+	half    bool // a drain was begun and has not ended, and its work is not back
 	drained bool
 	window  bool
+	blocked bool // somebody inhibits a reboot, or is logged in
+	unseen  bool // the permit was taken away, and the machine still believes in it
 	checked bool
 	failed  Step // a step that went wrong and waits; Wait for none
 	taken   bool // an operator took the permit away once
 	wished  bool // an operator asked for a reboot once
 	newer   bool // release 3 is out
-
 }
 
 var (
@@ -69,6 +71,7 @@ type worldKey struct {
 	rejected string
 	good     bool
 	ending   Ending
+	early    bool // the last permit was given back unused
 }
 
 func (w world) key() (k worldKey) {
@@ -86,7 +89,7 @@ func (w world) key() (k worldKey) {
 	for _, r := range m.Rejected {
 		k.rejected += r.Version + " "
 	}
-	k.good, k.ending = !m.GoodAt.IsZero(), m.Ending
+	k.good, k.ending, k.early = !m.GoodAt.IsZero(), m.Ending, !m.AskAgain.IsZero()
 	k.outside = w.outside
 	return k
 }
@@ -114,7 +117,13 @@ func (w world) policy() policy.Policy {
 
 func (w world) observed() Observed {
 	o := Observed{Now: worldNow, BootID: "this", Known: true, Booted: w.booted, Flags: w.flags, Release: versions[w.image[w.booted]],
-		Health: w.health, Permit: w.permit, Drained: w.drained, Stale: !w.checked}
+		Health: w.health, Permit: w.permit, Drained: w.drained, Begun: w.half, Stale: !w.checked}
+	if w.unseen {
+		o.Permit = Held
+	}
+	if w.blocked {
+		o.Blockers = []Reason{{Kind: "inhibitor"}}
+	}
 	if w.checked {
 		o.Offer = &omaha.Offer{Update: true, Version: versions[w.offered()], SHA256: []byte{byte(w.offered())}}
 	}
@@ -155,6 +164,10 @@ func (w world) step(s Step) (done, torn []world) {
 	passive := w.booted.Other()
 	crash := func() { torn = append(torn, n) }
 	fail := func() { f := n; f.failed = s; done = append(done, f) }
+	if w.fenced(s) && w.unseen {
+		n.unseen, n.failed = false, s
+		return []world{n}, nil
+	}
 	switch s {
 	case Check:
 		n.checked = true
@@ -174,8 +187,10 @@ func (w world) step(s Step) (done, torn []world) {
 			n.permit = Queued
 			done = append(done, n)
 		}
-		n.permit = Held
+		n.permit, n.memory.Ending = Held, ""
 	case Drain:
+		n.half = true
+		crash()
 		fail()
 		n.drained = true
 	case Stage:
@@ -213,12 +228,20 @@ func (w world) step(s Step) (done, torn []world) {
 		crash()
 		n.flags = n.flags.Discard(w.booted)
 	case Resume:
-		n.drained = false
+		fail()
+		n.drained, n.half = false, false
 	case Release:
-		n.permit, n.memory.Ending = NoPermit, ""
+		n.permit, n.unseen = NoPermit, false
+		crash()
+		n.memory = n.memory.released(o, time.Minute, "")
 	}
 	n.memory.History = nil
 	return append(done, n), append(torn, n)
+}
+
+// fenced says whether a step begins with the lock's fence.
+func (w world) fenced(s Step) bool {
+	return !w.external && (s == Drain || s == Stage || s == Reboot && w.flags[w.booted].Priority > 0)
 }
 
 // restarted is a world whose daemon died.
@@ -254,7 +277,8 @@ func (w world) boot() world {
 // later is the same world when pauses have passed.
 func (w world) later() world {
 	w.failed = Wait
-	w.memory.GoodAt = time.Time{}
+	w.unseen = false // the next look
+	w.memory.GoodAt, w.memory.AskAgain = time.Time{}, time.Time{}
 	if t := w.memory.Trial; t != nil {
 		c := *t
 		c.RetryAt = time.Time{}
@@ -274,13 +298,21 @@ func (w world) around() map[string]world {
 		n.lockUp = !n.lockUp
 		out["lock-away"] = n
 	}
+	if !w.newer && !w.wished && !w.taken && !w.external && w.tries == 1 { // nor are the rarer ones together
+		n = w
+		n.blocked = !n.blocked
+		out["inhibitor"] = n
+	}
 	n = w
 	n.on = false
 	out["power-cut"] = n
-	if w.permit == Held && !w.taken && !w.newer {
+	if w.permit == Held && !w.taken && !w.newer && !w.blocked {
 		n = w
 		n.permit, n.taken = NoPermit, true
 		out["taken-away"] = n
+		if n.unseen = true; !w.wished {
+			out["taken-away-unseen"] = n
+		}
 	}
 	if w.memory.Wish == nil && !w.wished && !w.badNew && !w.external && w.tries == 1 { // enough to meet every step
 		n = w
@@ -313,7 +345,7 @@ func (w world) broken() string {
 		return "nothing to boot"
 	case w.image[next] == -1:
 		return "would boot a torn image"
-	case w.drained && !held:
+	case (w.drained || w.half) && !held:
 		return "drained without a permit"
 	case !w.on && !w.flags[next].Successful && !held:
 		return "trial boot without a permit"
@@ -326,13 +358,22 @@ func (w world) broken() string {
 // forbidden says why a world must not take a step, "" if it may.
 func (w world) forbidden(s Step) string {
 	leaving := s == Reboot && w.flags[w.booted].Priority > 0
+	towards := !w.external && (s == Lock || s == Drain || s == Stage || leaving)
 	switch {
 	case s == Release && !w.flags[w.booted].Successful:
 		return "released before good"
+	case s == Release && (w.drained || w.half):
+		return "released before the work is back"
 	case w.external && (s == Lock || s == Drain || leaving):
 		return "external coordinator, and yet " + s.String()
-	case !w.external && !w.lockUp && (s == Stage || leaving):
+	case towards && !w.lockUp:
 		return s.String() + " with the lock away"
+	case towards && !w.window:
+		return s.String() + " outside the window"
+	case towards && w.blocked:
+		return s.String() + " past an inhibitor"
+	case s == Wait && w.permit == Held && w.lockUp && w.failed == Wait && w.health == Healthy && !(w.window && !w.blocked):
+		return "keeps a permit that it cannot use" // flatcar/Flatcar#408, SUSE/rebootmgr#4
 	case s == Write && w.image[w.booted] == w.offered():
 		return "writes what runs"
 	case s == Write && w.memory.Wish != nil && w.memory.Wish.Goal == OldRelease:
@@ -424,7 +465,7 @@ func TestDecideEveryWorld(t *testing.T) {
 func (w world) settle() (world, bool) {
 	for range 100 {
 		w = w.later()
-		w.window, w.lockUp = true, true
+		w.window, w.lockUp, w.blocked = true, true, false
 		if !w.on {
 			w = w.boot()
 			continue
@@ -445,7 +486,7 @@ func (w world) settle() (world, bool) {
 			continue
 		}
 		_, rejected := n.memory.rejection(versions[n.offered()], []byte{byte(n.offered())})
-		rest := n.permit == NoPermit && !n.drained
+		rest := n.permit == NoPermit && !n.drained && !n.half
 		return n, rest && (n.image[n.booted] == n.offered()) != rejected && (rejected || !n.badNew)
 	}
 	return w, false
