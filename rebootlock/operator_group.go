@@ -234,12 +234,12 @@ func difference(before *Rules, after Rules) string {
 	var texts []string
 	for _, name := range slices.Sorted(maps.Keys(next)) {
 		if !bytes.Equal(old[name], next[name]) {
-			texts = append(texts, fmt.Sprintf("%s %s → %s", name, plain(old[name]), plain(next[name])))
+			texts = append(texts, fmt.Sprintf("%s %s → %s", name, inWords(old[name]), inWords(next[name])))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(old)) {
 		if _, still := next[name]; !still {
-			texts = append(texts, fmt.Sprintf("%s %s → –", name, plain(old[name])))
+			texts = append(texts, fmt.Sprintf("%s %s → –", name, inWords(old[name])))
 		}
 	}
 	return shorten(strings.Join(texts, ", "))
@@ -253,8 +253,8 @@ func fields(data []byte) map[string]json.RawMessage {
 	return all
 }
 
-// plain is a value as people write it.
-func plain(value json.RawMessage) string {
+// inWords is a value as people write it.
+func inWords(value json.RawMessage) string {
 	if value == nil {
 		return "–"
 	}

@@ -66,7 +66,7 @@ func (o Operator) mayTake(s seen, p Permit, present Range) error {
 func (o Operator) boots(s seen, present Range) []string {
 	var boots []string
 	for _, key := range s.below(present) {
-		if _, names, ok := o.Keys.parse(key); ok && len(names) == 2 {
+		if _, names, ok := o.Keys.parse(key); ok && len(names) > 1 {
 			boots = append(boots, names[1])
 		}
 	}

@@ -54,6 +54,7 @@ type session struct {
 	Program
 	bus   string // address, "" for the default
 	json  bool
+	etcd  etcdFlags
 	began bool   // the command line was understood
 	name  string // of the command, for its errors
 	code  int    // when there is no error
@@ -65,7 +66,7 @@ func (s *session) root() *cobra.Command {
 		Use:   "drydock",
 		Short: "Keep this machine's operating system current",
 		Long: "drydock shows and steers how this machine updates its operating system.\n" +
-			"It asks drydockd, the daemon, over D-Bus; the commands payload and slots work without it.",
+			"It asks drydockd, the daemon, over D-Bus; lock and fleet can ask etcd as well, and payload and slots work without it.",
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -79,7 +80,7 @@ func (s *session) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.bus, "bus", "", "D-Bus `ADDRESS` on which drydockd is (default $DRYDOCK_BUS, else the system bus)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print facts as JSON")
 	root.AddCommand(s.daemonCommands()...)
-	root.AddCommand(s.payload(), s.slots(), s.completion(), s.man())
+	root.AddCommand(s.lock(), s.fleetCommands(), s.payload(), s.slots(), s.completion(), s.man())
 	if s.Demo != nil {
 		root.AddCommand(s.demo())
 	}

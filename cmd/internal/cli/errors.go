@@ -46,6 +46,7 @@ var advice = []struct {
 	text string
 }{
 	{bus.ErrNotAuthorized, "try again as root, or have polkit grant you the action"},
+	{bus.ErrNoCluster, "see [cluster] in its policy file, or ask the cluster's etcd with --endpoints"},
 	{updater.ErrBusy, "follow it with drydock status --watch"},
 	{payload.ErrNoKey, "give a public key in PEM with --key"},
 	{payload.ErrUnsigned, "nobody vouches for it: do not use it"},
