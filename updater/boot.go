@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/drydock-os/drydock/omaha"
@@ -34,7 +33,7 @@ func (u *Updater) lock(ctx context.Context, o Observed) error {
 		u.event(EventStep, "", nil, "a permit to reboot was granted")
 		return nil
 	}
-	u.pause(ctx, pollQueue) // queued: look again when the queue may have moved
+	u.pause(ctx, u.polling(pollQueue)) // queued: look again when the queue may have moved
 	return nil
 }
 
@@ -45,14 +44,13 @@ func (u *Updater) drain(ctx context.Context) error {
 	}
 	u.run.begun, u.run.resumed = true, false
 	p := u.Policy()
-	bounded, cancel := context.WithTimeout(ctx, p.Drain.Timeout)
+	bounded, cancel := u.clock().Within(ctx, p.Drain.Timeout)
 	defer cancel()
 	guarded, stop := context.WithCancelCause(bounded)
-	var guard sync.WaitGroup
-	guard.Go(func() { u.guard(guarded, stop) })
+	guard := u.clock().Beside(func() { u.guard(guarded, stop) })
 	err := u.Scheduler.Drain(guarded)
 	stop(nil)
-	guard.Wait()
+	guard()
 	if halt := (halted{}); errors.As(context.Cause(guarded), &halt) && err != nil {
 		return fmt.Errorf("drain: %w", halt)
 	}
@@ -308,14 +306,11 @@ func (u *Updater) reboot(ctx context.Context, o Observed) error {
 	if err := u.Host.Reboot(ctx, why, forced || !u.Policy().Reboot.RespectInhibitors); err != nil {
 		return fmt.Errorf("reboot: %w", err)
 	}
-	timer := time.NewTimer(rebootPatience)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
+	u.clock().Pause(ctx, rebootPatience, nil)
+	if ctx.Err() != nil {
 		return ctx.Err()
-	case <-timer.C:
-		return fmt.Errorf("reboot: agreed to and not done for %s", rebootPatience)
 	}
+	return fmt.Errorf("reboot: agreed to and not done for %s", rebootPatience)
 }
 
 func (u *Updater) pcrPath(s partition.Slot) string {

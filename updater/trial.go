@@ -20,10 +20,8 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 	began := u.Now()
 	var since time.Time // when it was first seen well, without a break
 	var ailments []Reason
-	ticker := time.NewTicker(healthPoll)
-	defer ticker.Stop()
 	for {
-		bounded, cancel := context.WithTimeout(ctx, timeout)
+		bounded, cancel := u.clock().Within(ctx, timeout)
 		ailments = u.Host.Ailments(bounded, p)
 		cancel()
 		now := u.Now()
@@ -44,11 +42,7 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		if now.Sub(began) >= timeout+p.Health.Settle || now.Sub(began) >= timeout && len(ailments) > 0 {
 			return u.judged(Sick, "not healthy within "+timeout.String()+": "+firstReason(ailments))
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
+		u.clock().Pause(ctx, healthPoll, nil)
 	}
 }
 

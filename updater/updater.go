@@ -47,6 +47,11 @@ type Updater struct {
 	CheckpointBytes int64
 	// Rand spreads checks; nil: the program's own randomness.
 	Rand *rand.Rand
+	// Clock is how time passes; nil: as it does for the machine.
+	Clock Clock
+	// Poll is how often a machine that waits looks though nothing woke it; 0: each
+	// minute, and each half where it has to do with a permit.
+	Poll time.Duration
 
 	mu       sync.Mutex
 	alive    time.Time
@@ -288,9 +293,9 @@ const (
 
 // rest waits until something may have changed.
 func (u *Updater) rest(ctx context.Context, o Observed, v view) {
-	wait := poll
+	wait := u.polling(poll)
 	if o.Permit == Queued || v.Facts.Goal != NoGoal && v.Facts.Permit == Held {
-		wait = pollQueue
+		wait = u.polling(pollQueue)
 	}
 	for _, at := range append(times(v.Reasons), u.run.nextCheck) {
 		if d := at.Sub(o.Now); d > 0 {
@@ -307,13 +312,15 @@ const again = time.Second
 
 // pause waits for a while, or until something happens.
 func (u *Updater) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-u.woken():
+	u.clock().Pause(ctx, d, u.woken())
+}
+
+// polling is how long a wait is that nobody ends, where it is usually d.
+func (u *Updater) polling(d time.Duration) time.Duration {
+	if u.Poll > 0 {
+		return u.Poll
 	}
+	return d
 }
 
 func times(reasons []Reason) (at []time.Time) {
