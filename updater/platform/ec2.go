@@ -16,9 +16,12 @@ const maxToken = 1 << 10
 // access instance metadata"; "Instance identity documents"). Each attempt has a
 // token of its own: one that is over is no special case.
 func (s Source) ec2(ctx context.Context) (Facts, error) {
-	service := s.service()
+	service, err := s.service()
+	if err != nil {
+		return Facts{}, err
+	}
 	var f Facts
-	err := service.try(ctx, func() error {
+	err = service.try(ctx, func() error {
 		token, err := service.token(ctx)
 		if err != nil {
 			return err

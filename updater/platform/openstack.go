@@ -26,10 +26,13 @@ func (s Source) openStack(ctx context.Context) (Facts, error) {
 		f.InstanceType = driveType(drive)
 		return f, err
 	}
-	if !errors.Is(err, fs.ErrNotExist) || s.ConfigDrive != "" && s.Endpoint == "" {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return Facts{}, err
 	}
-	service := s.service()
+	service, err := s.service()
+	if err != nil {
+		return Facts{}, err
+	}
 	var f Facts
 	err = service.try(ctx, func() error {
 		const path = "/openstack/latest/meta_data.json"
@@ -40,7 +43,7 @@ func (s Source) openStack(ctx context.Context) (Facts, error) {
 		return err
 	})
 	if err != nil {
-		return f, err
+		return f, fmt.Errorf("no config drive at %s, and the service: %w", drive, err)
 	}
 	// The flavour is in the part that is like EC2's alone, and not on every
 	// cloud: without it the facts are still good.

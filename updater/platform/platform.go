@@ -53,12 +53,11 @@ const (
 )
 
 // Read reads the facts, and returns those that it has with an error too. It
-// asks a service several times, with pauses, and gives up within half a minute
-// (four attempts of two requests with Timeout and Backoff at their defaults take
-// 47 s at the very most); so it is called beside the daemon's start, not in it,
-// and again later when it was in vain. An error names what was asked.
-//
-// A missing file, or a config drive that is not there, matches fs.ErrNotExist.
+// asks a service several times, with pauses, and gives up within a minute (four
+// attempts of two requests, with Timeout and Backoff at their defaults, take 47 s
+// at the very most); so it is called beside the daemon's start, not in it, and
+// again later when it was in vain. An error names what was asked. A missing
+// environment file matches fs.ErrNotExist.
 func (s Source) Read(ctx context.Context) (Facts, error) {
 	var f Facts
 	var err error

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -22,10 +23,13 @@ type service struct {
 // service returns the source's. It takes no proxy from the environment and
 // follows no redirect: what it is told says where this machine is, and a token
 // is for nobody else.
-func (s Source) service() *service {
+func (s Source) service() (*service, error) {
 	base := s.Endpoint
 	if base == "" {
 		base = DefaultEndpoint
+	}
+	if u, err := url.Parse(base); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%q is no URL of a metadata service", base)
 	}
 	out := &service{base: strings.TrimRight(base, "/"), timeout: s.Timeout, backoff: s.Backoff}
 	if out.timeout == 0 {
@@ -43,7 +47,7 @@ func (s Source) service() *service {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	return out
+	return out, nil
 }
 
 // A statusError is an answer other than 200.
@@ -106,7 +110,7 @@ func (s *service) do(ctx context.Context, method, path string, header http.Heade
 	what := method + " " + s.base + path
 	req, err := http.NewRequestWithContext(ctx, method, s.base+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", what, errAnswer, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	for key, values := range header {
 		req.Header[key] = values

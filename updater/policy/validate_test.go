@@ -19,6 +19,12 @@ func useful() Policy {
 	return p
 }
 
+func cluster() Cluster {
+	c := Default().Cluster
+	c.ID, c.Endpoints = "prod", []string{"https://10.0.0.1:2379"}
+	return c
+}
+
 func TestValidateAccepts(t *testing.T) {
 	for name, change := range map[string]func(*Policy){
 		"the least":            func(*Policy) {},
@@ -31,6 +37,27 @@ func TestValidateAccepts(t *testing.T) {
 		"no health directory":  func(p *Policy) { p.Health.Directory = "" },
 		"an instance of units": func(p *Policy) { p.Health.Units = []string{"getty@tty1.service", "multi-user.target"} },
 		"pinned":               func(p *Policy) { p.Update.Pin = "4459.*" },
+		"no cluster":           func(p *Policy) { p.Reboot.Strategy = Coordinated },
+		"a cluster":            func(p *Policy) { p.Cluster = cluster() },
+		"a cluster with TLS": func(p *Policy) {
+			p.Cluster = cluster()
+			p.Cluster.CAFile, p.Cluster.CertFile, p.Cluster.KeyFile = "/ca", "/cert", "/key"
+			p.Cluster.User, p.Cluster.PasswordFile = "me", "/password"
+		},
+		"a password on loopback": func(p *Policy) {
+			p.Cluster = cluster()
+			p.Cluster.Endpoints = []string{"http://127.0.0.1:2379", "http://[::1]:2379", "http://localhost:2379"}
+			p.Cluster.User, p.Cluster.PasswordFile = "me", "/password"
+		},
+		"names in any script": func(p *Policy) { p.Cluster = cluster(); p.Cluster.ID, p.Cluster.Zone = "produktion/süd", "机架 7" },
+		"labels":              func(p *Policy) { p.Cluster.Labels = []string{"role=web", "empty=", "a=b=c"} },
+		"a group":             func(p *Policy) { p.Cluster = cluster(); p.Group.Max = "25%" },
+		"afterburn":           func(p *Policy) { p.Platform.Provider, p.Platform.TypeKey = Afterburn, "COREOS_GCE_MACHINE_TYPE" },
+		"a FleetLock server": func(p *Policy) {
+			p.Cluster, p.FleetLock.Listen = cluster(), ":9999"
+			p.FleetLock.CertFile, p.FleetLock.KeyFile, p.FleetLock.ClientCAFile = "/cert", "/key", "/ca"
+		},
+		"a FleetLock client": func(p *Policy) { p.FleetLock.URL = "http://fleetlock.example.com/base" },
 	} {
 		p := useful()
 		change(&p)
@@ -78,6 +105,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		{"reboot.timezone: \"../../etc/passwd\" is no time zone", func(p *Policy) { p.Reboot.Timezone = "../../etc/passwd" }},
 		{"reboot.session_idle: -1s", func(p *Policy) { p.Reboot.SessionIdle = -time.Second }},
 		{"reboot.retry_pause: 0s", func(p *Policy) { p.Reboot.RetryPause = 0 }},
+		{"reboot.required_file: \"run/reboot-required\"", func(p *Policy) { p.Reboot.RequiredFile = "run/reboot-required" }},
 		{"trial.retries: -1 is not from 0 to 100", func(p *Policy) { p.Trial.Retries = -1 }},
 		{"trial.retry_backoff: -1s", func(p *Policy) { p.Trial.RetryBackoff = -time.Second }},
 		{"trial.firmware_tries: 0 is not from 1 to 15", func(p *Policy) { p.Trial.FirmwareTries = 0 }},

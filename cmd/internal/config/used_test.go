@@ -31,7 +31,6 @@ func TestEveryKeyIsRead(t *testing.T) {
 // cluster. The list goes with that change.
 var awaited = []string{
 	"RequiredFile", "Endpoints", "CertFile", "KeyFile", "Coordinate", "LocalEtcd", "AllowSingleEtcd",
-	"Provider", "ZoneKey", "RegionKey", "InstanceKey", "TypeKey", "Endpoint", "ConfigDrive",
 	"FleetLock", "ClientCAFile", "ClientCertFile", "ClientKeyFile",
 }
 
