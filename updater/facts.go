@@ -273,7 +273,9 @@ func (v *view) failed(o Observed) {
 			f.Stale = f.Stale && o.Asked
 		case Write:
 			f.MayWrite = f.MayWrite && o.Asked
-		case Lock, Drain, Stage, Reboot:
+		case Lock: // a place in the queue is kept, and a permit that came all the same is used
+			f.MayAsk = false
+		case Drain, Stage, Reboot:
 			f.MayAsk, f.MayGo, f.MayStage, f.MayWait = false, false, false, false
 			v.Halt = cmpOr(v.Halt, fmt.Sprintf("%s went wrong: %v", fail.Step, fail.Err))
 		}

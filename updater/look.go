@@ -11,9 +11,13 @@ import (
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
-// lookTimeout bounds what a look asks of lock and scheduler: an answer that
-// does not come is an unknown fact, not a machine that hangs.
-const lookTimeout = 20 * time.Second
+// lookTimeout bounds what a look asks of lock, scheduler and host: an answer that
+// does not come is an unknown fact, not a machine that hangs. The lock has its
+// own bound: when it is away, the others must still be heard.
+const (
+	lookTimeout = 20 * time.Second
+	lockTimeout = 5 * time.Second
+)
 
 // look observes the machine and what is around it, and brings the memory in
 // line with what a boot has changed.
@@ -92,7 +96,9 @@ func (u *Updater) lookInside(o *Observed) {
 // lookOutside asks lock, scheduler and host. An answer that does not come
 // allows nothing.
 func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
-	standing, err := u.Lock.Standing(ctx)
+	bounded, cancel := context.WithTimeout(ctx, lockTimeout)
+	standing, err := u.Lock.Standing(bounded)
+	cancel()
 	if err == nil && standing.Permit == PermitUnknown {
 		err = errors.New("it does not say whether this machine holds a permit")
 	}

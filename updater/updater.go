@@ -202,7 +202,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 		u.mu.Unlock()
 		return // somebody wants something else first
 	}
-	if step == Write || step == Drain || step == Check {
+	if step == Write || step == Drain || step == Check || step == Lock {
 		u.busy = cancel
 	}
 	u.mu.Unlock()
@@ -263,6 +263,8 @@ func (u *Updater) fail(step Step, err error) {
 	switch step {
 	case Check, Write:
 		pause = max(u.run.nextCheck.Sub(u.Now()), time.Minute)
+	case Lock:
+		pause = min(pause, time.Minute)
 	case Resume, Release, MarkGood, Reject, Unstage, Validate:
 		pause = 10 * time.Second // these bring the machine to rest: keep trying
 	}

@@ -187,6 +187,7 @@ func (w world) step(s Step) (done, torn []world) {
 			n.permit = Queued
 			done = append(done, n)
 		}
+		fail()
 		n.permit, n.memory.Ending = Held, ""
 	case Drain:
 		n.half = true

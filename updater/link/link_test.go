@@ -61,7 +61,7 @@ func TestPermitOfTheGroupIsGivenBackAfterTheStrategyChanged(t *testing.T) {
 	ctx, strategy := context.Background(), policy.Coordinated
 	group, alone := &rebootlock.Alone{}, &rebootlock.Alone{}
 	l := link.ByStrategy{Strategy: func() policy.Strategy { return strategy },
-		Group: link.Lock{Group: group, Machine: "a"}, Alone: link.Lock{Group: alone, Machine: "a"}}
+		Group: func() updater.RebootLock { return link.Lock{Group: group, Machine: "a"} }, Alone: link.Lock{Group: alone, Machine: "a"}}
 	if p, err := l.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Held || err != nil {
 		t.Fatalf("%v, %v", p, err)
 	}

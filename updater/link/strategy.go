@@ -20,27 +20,31 @@ var ErrNoLock = errors.New("strategy coordinated needs a reboot lock, and none i
 // become since.
 type ByStrategy struct {
 	Strategy func() policy.Strategy
-	Group    updater.RebootLock // nil: none is configured
+	Group    func() updater.RebootLock // nil, or returning nil: none is configured
 	Alone    updater.RebootLock
 }
 
 // lock returns the lock that answers now.
 func (b ByStrategy) lock(ctx context.Context) (updater.RebootLock, error) {
+	var group updater.RebootLock
+	if b.Group != nil {
+		group = b.Group()
+	}
 	coordinated := b.Strategy() == policy.Coordinated
 	switch {
-	case coordinated && b.Group == nil:
+	case coordinated && group == nil:
 		return nil, ErrNoLock
 	case coordinated:
-		return b.Group, nil
-	case b.Group == nil:
+		return group, nil
+	case group == nil:
 		return b.Alone, nil
 	}
-	s, err := b.Group.Standing(ctx)
+	s, err := group.Standing(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("the group may still hold a permit of this machine: %w", err)
 	}
 	if s.Permit == updater.Held || s.Permit == updater.Queued {
-		return b.Group, nil
+		return group, nil
 	}
 	return b.Alone, nil
 }
