@@ -53,7 +53,7 @@ const (
 	kindIdentity   = "invalid_client_identity"
 	kindForbidden  = "identity_mismatch"
 	kindGroup      = "unknown_group"
-	kindOtherWay  = "other_way"
+	kindOtherWay   = "other_way"
 	kindQueued     = "queued"
 	kindTooMany    = "too_many_machines"
 	kindStore      = "store_unavailable"
