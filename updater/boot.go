@@ -33,7 +33,7 @@ func (u *Updater) lock(ctx context.Context, o Observed) error {
 		u.event(EventStep, "", nil, "a permit to reboot was granted")
 		return nil
 	}
-	u.pause(ctx, u.polling(pollQueue)) // queued: look again when the queue may have moved
+	u.pause(ctx, u.queuePoll()) // queued: look again when the queue may have moved
 	return nil
 }
 

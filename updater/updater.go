@@ -49,9 +49,9 @@ type Updater struct {
 	Rand *rand.Rand
 	// Clock is how time passes; nil: as it does for the machine.
 	Clock Clock
-	// Poll is how often a machine that waits looks though nothing woke it; 0: each
-	// minute, and each half where it has to do with a permit.
-	Poll time.Duration
+	// QueuePoll is how often a machine in the queue looks though nothing woke it; 0:
+	// each half minute.
+	QueuePoll time.Duration
 
 	mu       sync.Mutex
 	alive    time.Time
@@ -295,9 +295,12 @@ const (
 
 // rest waits until something may have changed.
 func (u *Updater) rest(ctx context.Context, o Observed, v view) {
-	wait := u.polling(poll)
-	if o.Permit == Queued || v.Facts.Goal != NoGoal && v.Facts.Permit == Held {
-		wait = u.polling(pollQueue)
+	wait := poll
+	switch {
+	case o.Permit == Queued:
+		wait = u.queuePoll()
+	case v.Facts.Goal != NoGoal && v.Facts.Permit == Held:
+		wait = pollQueue
 	}
 	for _, at := range append(times(v.Reasons), u.run.nextCheck) {
 		if d := at.Sub(o.Now); d > 0 {
@@ -317,12 +320,11 @@ func (u *Updater) pause(ctx context.Context, d time.Duration) {
 	u.clock().Pause(ctx, d, u.woken())
 }
 
-// polling is how long a wait is that nobody ends, where it is usually d.
-func (u *Updater) polling(d time.Duration) time.Duration {
-	if u.Poll > 0 {
-		return u.Poll
+func (u *Updater) queuePoll() time.Duration {
+	if u.QueuePoll > 0 {
+		return u.QueuePoll
 	}
-	return d
+	return pollQueue
 }
 
 func times(reasons []Reason) (at []time.Time) {
