@@ -235,7 +235,8 @@ func TestRealPolkitKnowsOurActions(t *testing.T) {
 	b := startBus(t, distFile(t, "dbus-1/system.d/io.drydock.Drydock1.conf"), distFile(t, "dbus-1/system.d/com.coreos.update1.conf"),
 		"/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf")
 	y := newYard(updater.Status{})
-	serve(t, b, &Server{Controller: y})
+	h := &harbour{}
+	serve(t, b, &Server{Controller: y, Cluster: h})
 	actions := filepath.Dir(distFile(t, "polkit-1/actions/io.drydock.policy"))
 	cmd := exec.Command(real.Program(t, "unshare"), "--mount", "sh", "-c",
 		`mount -t tmpfs none /usr/share/polkit-1/actions && cp "$1"/*.policy /usr/share/polkit-1/actions/ && exec "$2" --no-debug`, "sh", actions, polkitd)
@@ -253,6 +254,10 @@ func TestRealPolkitKnowsOurActions(t *testing.T) {
 		if err == nil || !strings.Contains(out, "needs a password") && !strings.Contains(out, "does not allow "+v.action) {
 			t.Errorf("%v: %v %s", v.call, err, out)
 		}
+	}
+	out, err := b.askCluster(nobody, "Change", "ss", "freeze", "{}")
+	if err == nil || !strings.Contains(out, "needs a password") && !strings.Contains(out, "does not allow "+clusterAction) || h.last() != "" {
+		t.Errorf("%s: %v %s", clusterAction, err, out)
 	}
 	if len(y.asked) != 0 {
 		t.Errorf("done: %+v", <-y.asked)
@@ -279,13 +284,14 @@ func TestThePolicyFileHasEveryAction(t *testing.T) {
 	var inFile, inCode []string
 	for _, a := range file.Actions {
 		inFile = append(inFile, a.ID)
-		if strong := slices.Contains([]string{"io.drydock.downgrade", "io.drydock.rollback", "io.drydock.mark-good", "io.drydock.mark-bad"}, a.ID); strong && (a.Any != "auth_admin" || a.Active != "auth_admin") {
+		if strong := slices.Contains([]string{"io.drydock.downgrade", "io.drydock.rollback", "io.drydock.mark-good", "io.drydock.mark-bad", clusterAction}, a.ID); strong && (a.Any != "auth_admin" || a.Active != "auth_admin") {
 			t.Errorf("%s: %s, %s", a.ID, a.Any, a.Active)
 		}
 	}
 	for _, v := range verbs {
 		inCode = append(inCode, v.action)
 	}
+	inCode = append(inCode, clusterAction)
 	slices.Sort(inFile)
 	slices.Sort(inCode)
 	if inCode = slices.Compact(inCode); !slices.Equal(inFile, inCode) {
