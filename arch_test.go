@@ -28,6 +28,7 @@ var layers = map[string][]string{
 	"rebootlock/fleetlock":          {"rebootlock"},
 	"rebootlock/window":             {},
 	"rebootlock/etcdtest":           {"testdata/real"},
+	"rebootlock/locktest":           {"rebootlock"},
 	"rebootlock/etcdtest/etcd":      {},
 	"fleetlink":                     {},
 	"updater/payload":               {"updater/payload/internal/wire"},
