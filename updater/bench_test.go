@@ -125,6 +125,7 @@ type bench struct {
 	drainsNeeded  int // the drain that does end; 0: none
 	ranges, paths []string
 	pollInterval  time.Duration
+	adjust        func(*updater.Updater) // of each daemon
 
 	mu     sync.Mutex
 	events []updater.Event
@@ -278,6 +279,9 @@ func (b *bench) daemon() *updater.Updater {
 	}
 	u.DownloadPause, u.CheckpointBytes = b.pause, b.piece
 	u.SetPolicy(b.policy)
+	if b.adjust != nil {
+		b.adjust(u)
+	}
 	b.mu.Lock()
 	b.current = u
 	b.mu.Unlock()

@@ -29,11 +29,10 @@ func (u *Updater) lock(ctx context.Context, o Observed) error {
 	if err != nil {
 		return fmt.Errorf("ask for a permit: %w", err)
 	}
-	if permit == Held {
+	if u.run.asked = o.Now; permit == Held {
+		u.run.asked = time.Time{}
 		u.event(EventStep, "", nil, "a permit to reboot was granted")
-		return nil
 	}
-	u.pause(ctx, u.queuePoll()) // queued: look again when the queue may have moved
 	return nil
 }
 
@@ -114,6 +113,7 @@ func (u *Updater) release(ctx context.Context, o Observed) error {
 	if ending == "" || ending == EndAborted {
 		ending, detail = EndAborted, cmpOr(u.run.halt, "nothing is to be rebooted for any more")
 	}
+	u.run.asked = time.Time{}
 	if err := u.Lock.Release(ctx, ending, detail); err != nil {
 		return fmt.Errorf("give the permit back: %w", err)
 	}

@@ -83,6 +83,7 @@ type running struct {
 	replies     []func()  // answers that wait for the next look
 	forced      bool      // the policy gave a drain up and goes on without
 	begun       bool      // a drain was begun, and nothing resumed since
+	asked       time.Time // when the lock was last asked and granted nothing
 	halt        string    // why a permit would be given back unused
 	resumed     bool      // work was taken back since this run began, and not drained again
 	nextCheck   time.Time
@@ -137,7 +138,7 @@ func (u *Updater) Run(ctx context.Context) error {
 		u.satisfy(o, v, step)
 		u.deliver()
 		switch {
-		case step == Wait || u.resting(o, step):
+		case step == Wait || u.resting(o, step) || step == Lock && u.inLine(o):
 			u.run.last = Wait
 			u.rest(ctx, o, v)
 		case step == u.run.last && o.Now.Sub(u.run.began) < again:
@@ -284,6 +285,12 @@ func (u *Updater) resting(o Observed, step Step) bool {
 	return ok && o.Now.Before(f.Until) && !(step == Write && o.Asked)
 }
 
+// inLine reports whether the lock was asked lately and granted nothing: it wakes
+// the updater when it does, and is asked again now and then.
+func (u *Updater) inLine(o Observed) bool {
+	return !u.run.asked.IsZero() && o.Now.Sub(u.run.asked) < u.queuePoll()
+}
+
 // poll is how often a waiting machine looks at what cannot wake it, at what it
 // waits for in a queue, and at its permit while it drains: the lock wakes it when
 // something has changed there, as far as it can.
@@ -297,7 +304,7 @@ const (
 func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 	wait := poll
 	switch {
-	case o.Permit == Queued:
+	case o.Permit == Queued, u.inLine(o):
 		wait = u.queuePoll()
 	case v.Facts.Goal != NoGoal && v.Facts.Permit == Held:
 		wait = pollQueue
