@@ -124,6 +124,7 @@ func (d *Daemon) force(p policy.Policy) {
 	_, err = d.clients.get(p)
 	d.updater.Trouble("http", err)
 	d.updater.SetPolicy(withPassword(p))
+	d.cluster.consider()
 }
 
 // unchangeable refuses a new policy that needs a restart: disk and state are

@@ -40,6 +40,8 @@ type Daemon struct {
 	server  *bus.Server
 	pulse   pulse
 	conf    conf
+	cluster *cluster
+	publish *link.Publisher
 }
 
 // New reads the policy and opens disk and state. What it returns is not yet
@@ -58,23 +60,26 @@ func New(o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{Options: o, conf: conf}
+	d.cluster = newCluster(d, p)
+	d.publish = &link.Publisher{To: d.cluster.publish}
 	d.server = &bus.Server{Address: o.Bus, Trouble: func(err error) { o.Log.Warn("the bus is not to be had; updates go on without it", "error", err) }}
 	d.updater = &updater.Updater{
 		Disk:      slots,
 		Control:   slots.Control,
-		Lock:      link.ByStrategy{Strategy: d.strategy, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "this"}},
+		Lock:      link.ByStrategy{Strategy: d.strategy, Group: d.cluster.group, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "this"}},
 		Scheduler: link.Scheduler{Cluster: &fleetlink.Memory{}, Machine: "this"},
 		Host: &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus},
 			Policy: func() policy.Policy { return d.updater.Policy() }},
 		Store:     machine.Store{File: updater.MemoryFile{Path: filepath.Join(p.State, "memory.json")}},
 		Scratch:   p.State,
 		Program:   "drydock-" + o.Version,
-		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server},
+		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server, d.publish},
 		Now:       time.Now,
 		Keys:      ReadKeys,
 		HTTP:      d.clients.get,
 	}
 	d.pulse = d.updater
+	d.server.Cluster = d.cluster
 	d.server.Controller = attentive{Updater: d.updater, conf: d}
 	slots.Now, slots.Damaged = time.Now, d.damaged()
 	d.force(p)
@@ -112,6 +117,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.updater.Run(ctx) })
 	g.Go(func() error { return d.server.Run(ctx) })
+	g.Go(func() error { return d.cluster.Run(ctx) })
+	g.Go(func() error { return d.publish.Run(ctx) })
 	g.Go(func() error { return d.notify(ctx) })
 	g.Go(func() error { return d.reload(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
