@@ -163,7 +163,7 @@ func (v scene) stranger(cluster string) error {
 
 // found writes the cluster's record.
 func (c *Client) found(ctx context.Context, v scene) error {
-	record := Cluster{Version: version, ID: c.Keys.Cluster, UID: rand.Text(), Created: c.Now()}
+	record := Cluster{Version: version, ID: c.Keys.Cluster, UID: rand.Text(), Created: v.now}
 	_, err := c.commit(ctx, v, Txn{Then: []Op{{Key: v.at.cluster, Value: encode(record, nil)}}})
 	if errors.Is(err, ErrRefused) {
 		return fmt.Errorf("join cluster %s: it has no record yet, and this machine may not write it; an operator creates it with `drydock lock apply FILE`: %w", c.Keys.Cluster, err)

@@ -75,7 +75,7 @@ type scene struct {
 
 // scene is what is known now.
 func (c *Client) scene(self Self) scene {
-	v := scene{self: self, uid: self.UID, ttl: c.ttl(), now: c.Now()}
+	v := scene{self: self, uid: self.UID, ttl: c.ttl(), now: c.Now().UTC()}
 	if c.Seed != nil {
 		v.policy = c.Seed()
 	}
