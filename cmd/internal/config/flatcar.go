@@ -47,6 +47,20 @@ func ReadFlatcar(root string) (Flatcar, error) {
 	if err != nil {
 		return Flatcar{}, fmt.Errorf("read Flatcar's configuration: %w", err)
 	}
+	return flatcar(conf, oem), nil
+}
+
+// ReadUpdateConf reads one file as the update.conf of a host that has no others:
+// Board, OEM and OEMVersion come from those.
+func ReadUpdateConf(path string) (Flatcar, error) {
+	data, err := read(path)
+	if err != nil {
+		return Flatcar{}, fmt.Errorf("read update.conf: %w", err)
+	}
+	return flatcar([]map[string]string{assignments(string(data))}, nil), nil
+}
+
+func flatcar(conf, oem []map[string]string) Flatcar {
 	return Flatcar{
 		Group:           first(conf, "GROUP", "stable"),
 		Server:          first(conf, "SERVER", flatcarServer),
@@ -59,7 +73,7 @@ func ReadFlatcar(root string) (Flatcar, error) {
 		Password:        policy.Secret(first(conf, "DOWNLOAD_PASSWORD", "")),
 		OEM:             first(oem, "ID", ""),
 		OEMVersion:      first(oem, "VERSION_ID", ""),
-	}, nil
+	}
 }
 
 // Apply returns p with what its [server] leaves empty filled in from f. An

@@ -101,6 +101,17 @@ func LoadHost(path, root string) (policy.Policy, error) {
 	return p, nil
 }
 
+// Parse reads the text of a policy file as Load does, and names it in errors.
+// With an error the policy is what could be made of the text, for Validate to
+// say which values are impossible.
+func Parse(name string, data []byte) (policy.Policy, error) {
+	p, problems := parse(data)
+	if len(problems) > 0 {
+		return p, problems.in(name)
+	}
+	return p, nil
+}
+
 // parse decodes and judges a policy file.
 func parse(data []byte) (policy.Policy, problems) {
 	p := policy.Default()
