@@ -45,6 +45,8 @@ var layers = map[string][]string{
 	"updater/bus":          {"updater"},
 	"updater/link":         {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
 	"updater/sim":          {"partition", "updater", "updater/image", "updater/policy"},
+	"updater/sim/rollout": {"fleetlink", "omaha", "partition", "partition/powercut", "rebootlock", "updater", "updater/image", "updater/link",
+		"updater/payload", "updater/policy", "updater/sim"},
 	"cmd/internal/config":  {"rebootlock", "rebootlock/window", "updater/platform", "updater/policy"},
 	"cmd/internal/journal": {"updater"},
 	"cmd/internal/machine": {"partition", "updater", "updater/bus", "updater/host", "updater/image", "updater/policy"},

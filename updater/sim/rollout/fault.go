@@ -1,0 +1,126 @@
+package rollout
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// A kind is what can go wrong with a machine, or happen while it is at work.
+type kind string
+
+const (
+	noFault       kind = ""
+	dies          kind = "dies"           // for good, in the middle of a step
+	powerCut      kind = "power-cut"      // and comes back
+	badRelease    kind = "bad-release"    // on this machine the new release is not healthy
+	slowDrain     kind = "slow-drain"     // takes longer than it may
+	refusedReboot kind = "refused-reboot" // an inhibitor, at the last moment
+	clockStep     kind = "clock-step"     // by a day, for a while
+	etcdAway      kind = "etcd-away"      // for everybody, for a while
+	stall         kind = "stall"          // of the coordinator, which then goes on as if nothing had been
+)
+
+// kinds are drawn alike often, but for those that concern everybody.
+var kinds = []kind{
+	dies, dies, dies, powerCut, powerCut, powerCut, powerCut, badRelease, badRelease, badRelease, slowDrain, slowDrain, slowDrain,
+	refusedReboot, refusedReboot, clockStep, clockStep, clockStep, etcdAway, stall,
+}
+
+// A fault is what happens to one machine, and in which step. It happens once,
+// but for a release that is bad every time.
+type fault struct {
+	kind     kind
+	in       step
+	armed    bool // it is on its way
+	happened bool
+	part     float64 // how far into the step, 0 to 1
+	lasts    time.Duration
+}
+
+// drawFault draws a machine's fault, if it has one.
+func (s *Simulation) drawFault(r *rand.Rand) fault {
+	chance, which, where, part, long := r.Float64(), r.IntN(len(kinds)), r.IntN(1<<20), r.Float64(), r.Float64()
+	if chance >= s.config.Faults {
+		return fault{}
+	}
+	f := fault{kind: kinds[which], part: part}
+	hold := float64(s.config.Reboot)
+	f.lasts = time.Duration(hold/4 + long*hold/2).Truncate(time.Millisecond)
+	switch f.kind {
+	case dies: // a machine that dies before it has a permit comes back: it is a power cut
+		f.in = []step{draining, staging, rebooting, validating}[where%4]
+	case powerCut:
+		f.in = []step{writing, queued, draining, staging, rebooting, validating}[where%6]
+	case clockStep:
+		f.in = []step{writing, queued, draining, validating}[where%4]
+	default:
+		f.in = draining
+	}
+	if f.kind == etcdAway || f.kind == stall {
+		f.lasts = time.Duration(10+30*long) * time.Second
+	}
+	return f
+}
+
+// happen counts a fault, the first time.
+func (f *fault) happen(s *Simulation) {
+	if !f.happened {
+		f.happened = true
+		s.faults[string(f.kind)]++
+	}
+}
+
+// delay is how much later than it should a machine comes up from a reboot.
+func (f *fault) delay() time.Duration {
+	if f.kind == powerCut && f.in == rebooting && f.armed {
+		f.armed = false
+		return f.lasts
+	}
+	return 0
+}
+
+// entered tells that the machine begins a step: its fault may be due.
+func (m *machine) entered(in step) {
+	f, s := &m.fault, m.s
+	if f.kind == noFault || f.happened || f.armed || f.in != in {
+		return
+	}
+	switch f.kind {
+	case dies, powerCut:
+		f.armed = true
+		m.strike(in)
+	case clockStep:
+		f.happen(s)
+		m.skew = 24 * time.Hour
+		if m.index%2 == 0 {
+			m.skew = -m.skew
+		}
+		s.engine.after(f.lasts, func() { m.skew = 0; m.wake() })
+	case etcdAway:
+		f.happen(s)
+		s.away(f.lasts)
+	case stall:
+		f.happen(s)
+		s.office.stall(f.lasts)
+	}
+}
+
+// strike cuts the power somewhere in a step: after so many operations on the
+// disk where the step writes, else after a part of its time.
+func (m *machine) strike(in step) {
+	f := &m.fault
+	switch in {
+	case writing, staging:
+		m.disk.CutAfter(int(f.part * 6)) // and waited sees it
+	case rebooting:
+		f.happen(m.s)
+		m.dead = f.kind == dies
+	default:
+		long := map[step]time.Duration{queued: m.s.config.Reboot, draining: m.times.drain, validating: m.s.policy.Health.Settle}[in]
+		m.s.engine.after(time.Duration(f.part*float64(long)), func() {
+			if m.ctx != nil {
+				m.fails()
+			}
+		})
+	}
+}

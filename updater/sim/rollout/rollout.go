@@ -1,0 +1,144 @@
+// Package rollout simulates how a release goes through a fleet: machines with
+// their disks, firmware, lock, scheduler and server in one deterministic process.
+//
+// What is under test is the real code: each machine runs an updater.Updater on a
+// disk that its power can be cut under, with a rebootlock.Client of its own; a
+// rebootlock.Coordinator's reigns grant; a rebootlock.Operator takes away what is
+// overdue. A Simulation stands for the rest, on virtual time:
+//
+//   - Code takes no time. Time passes where a machine waits: a drain, a hook, a
+//     reboot, a health check that must last, a pause. Of a permit's hold time a
+//     healthy machine spends a fifth, more or less, on the drain, a twentieth on
+//     the hook and a tenth on settling; the reboot takes what is left, so that
+//     together they are exactly Config.Reboot.
+//   - Watches tell at once. Changes that concern a whole group are told to all
+//     machines but those in the queue, who would do nothing about them.
+//   - The office of coordinator passes to a machine picked at random as soon as
+//     etcd's lease of the last one has ended.
+//   - One goroutine does everything, one event after the other in the order of
+//     time; the same Config gives the same Result.
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drydock-os/drydock/rebootlock"
+)
+
+// Config says what is simulated.
+type Config struct {
+	Machines int            // 1 to MaxMachines
+	Max      rebootlock.Max // permits of the group
+	Reboot   time.Duration  // a permit's whole hold time, at least a second
+	Faults   float64        // chance of a fault, per machine, 0 to 1
+	Seed     uint64
+	Zones    int           // failure domains that the machines are spread over; 0: none is named
+	ZoneMax  int           // permits in one zone; 0: no limit
+	OneZone  bool          // one zone at a time
+	Deadline time.Duration // of a holder; 0: three times Reboot
+	Scratch  string        // directory for what machines keep in files; removed by nobody
+	// Progress is told now and then how many machines have come to their end; it may be nil.
+	Progress func(done int, at time.Duration)
+
+	sabotage sabotage
+}
+
+// sabotage breaks a part on purpose, so that tests see the invariants fail.
+type sabotage struct {
+	max      int            // what the coordinator believes that max is, and the observer does not
+	unlocked bool           // the lock tells machines that they hold permits
+	boot     func(*machine) // is done to a machine before it boots
+	deaf     int            // so many machines are never told anything
+}
+
+// MaxMachines bounds a simulation: each machine takes about 100 KiB.
+const MaxMachines = 100_000
+
+// Check says why c cannot be simulated.
+func (c Config) Check() error {
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.Machines < 1 || c.Machines > MaxMachines {
+		bad("machines is %d: it is 1 to %d", c.Machines, MaxMachines)
+	}
+	if c.Reboot < time.Second || c.Reboot > 24*time.Hour {
+		bad("reboot is %s: it is 1s to 24h", c.Reboot)
+	}
+	if !(c.Faults >= 0 && c.Faults <= 1) {
+		bad("faults is %v: it is a chance, 0 to 1", c.Faults)
+	}
+	if c.Zones < 0 || c.Deadline < 0 {
+		bad("zones and deadline are not negative")
+	}
+	if c.Zones == 0 && (c.ZoneMax > 0 || c.OneZone) {
+		bad("a rule for zones needs zones")
+	}
+	if c.Deadline > 0 && c.Deadline < c.Reboot {
+		bad("deadline is %s, and no reboot would be done by then", c.Deadline)
+	}
+	if err := c.rules().Check(); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+func (c Config) deadline() time.Duration {
+	if c.Deadline > 0 {
+		return c.Deadline
+	}
+	return 3 * c.Reboot
+}
+
+func (c Config) rules() rebootlock.Rules {
+	return rebootlock.Rules{Version: 1, Max: c.Max, ZoneMax: c.ZoneMax, OneZone: c.OneZone, Deadline: rebootlock.Duration(c.deadline())}
+}
+
+// A Result is how a rollout went. Updated, RolledBack and Overdue are machines by
+// how they ended; together they are all, unless somebody waits for ever.
+type Result struct {
+	Machines   int            `json:"machines"`
+	Permits    int            `json:"permits"`
+	Seed       uint64         `json:"seed"`
+	Updated    int            `json:"updated"`
+	RolledBack int            `json:"rolled_back"`
+	Overdue    int            `json:"overdue"`          // died with a permit, which an operator took away
+	Violations []string       `json:"violations"`       // of the invariants; at most maxViolations are told
+	Makespan   float64        `json:"makespan_seconds"` // first grant to last release
+	Bound      float64        `json:"bound_seconds"`    // no order of the same reboots is faster
+	Deadline   float64        `json:"deadline_seconds"` // of a holder
+	Faults     map[string]int `json:"faults"`           // that happened, by kind
+	Reigns     int            `json:"reigns"`           // coordinators elected
+	Revisions  int64          `json:"revisions"`        // of the store
+}
+
+// Run simulates a rollout until every machine has come to its end, or could
+// have. An error says that c is none, or that ctx ended.
+func Run(ctx context.Context, c Config) (Result, *Timeline, error) {
+	if err := c.Check(); err != nil {
+		return Result{}, nil, fmt.Errorf("simulate: %w", err)
+	}
+	s, err := newSimulation(ctx, c)
+	if err != nil {
+		return Result{}, nil, fmt.Errorf("simulate: %w", err)
+	}
+	defer s.end()
+	if err := s.run(ctx); err != nil {
+		return Result{}, nil, fmt.Errorf("simulate: %w", err)
+	}
+	return s.result(), s.timeline, nil
+}
+
+// bound is the least time in which so many machines can reboot with so many
+// permits, of which some die and hold theirs for the deadline.
+func bound(machines, dead, permits int, reboot, deadline time.Duration) time.Duration {
+	waves := time.Duration((machines + permits - 1) / permits)
+	least := waves * reboot
+	if dead == 0 {
+		return least
+	}
+	held := time.Duration(machines-dead)*reboot + time.Duration(dead)*deadline
+	return max(least, held/time.Duration(permits), deadline)
+}
