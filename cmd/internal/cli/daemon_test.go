@@ -33,6 +33,8 @@ type standIn struct {
 	Outcomes map[updater.Action]updater.Outcome `json:"outcomes"`
 	Fail     string                             `json:"fail"` // what every request fails with: busy, refused, or a text
 
+	cluster bus.Cluster // nil: of none
+
 	mu     sync.Mutex
 	status updater.Status
 	asked  []updater.Request
@@ -184,7 +186,7 @@ func (s *standIn) start(dir string, deny bool) (address string, stop func(), err
 	if err != nil {
 		return "", nil, err
 	}
-	s.server = &bus.Server{Address: address, Controller: s, Authorize: func(context.Context, bus.Caller, string) error {
+	s.server = &bus.Server{Address: address, Controller: s, Cluster: s.cluster, Authorize: func(context.Context, bus.Caller, string) error {
 		if deny {
 			return errors.New("this test lets nobody do anything")
 		}

@@ -38,7 +38,7 @@ func (s *session) fleetExplain() *cobra.Command {
 	return &cobra.Command{
 		Use: "explain MACHINE", Short: "Say why a machine is not updating", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, &lockFlags{}, args, true, func(of fleet, m subject) error {
+			return s.ofMachine(c, &lockFlags{}, args, noGroup, func(of fleet, m subject) error {
 				v, err := of.look(c.Context())
 				if err != nil {
 					return err
@@ -50,6 +50,9 @@ func (s *session) fleetExplain() *cobra.Command {
 	}
 }
 
+// noGroup lets a stranger be in no group.
+func noGroup(rebootlock.View, string) (string, error) { return "", nil }
+
 func (s *session) fleetRemove() *cobra.Command {
 	f := &lockFlags{}
 	c := &cobra.Command{
@@ -57,7 +60,7 @@ func (s *session) fleetRemove() *cobra.Command {
 		Long: "Forget a machine that is gone for good, so that it uses up none of its group's max any more. One that is there, or holds\n" +
 			"a permit, takes --force: its permit goes as well, and a machine that lives joins again.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, false, func(of fleet, m subject) error {
+			return s.ofMachine(c, f, args, nil, func(of fleet, m subject) error {
 				ch := link.Change{Machine: m.machine, Reason: f.reason, Force: f.force}
 				return s.alter(c, of, link.VerbRemove, ch, func(changed) string {
 					return fmt.Sprintf("%s is forgotten", m)

@@ -73,12 +73,21 @@ func (p page) group(g rebootlock.GroupView) {
 		}
 	}
 	p.line("Members", "%d: %d present, %d absent", g.Members, g.Present, g.Absent)
+	p.failed(g)
+	p.blocked(g)
+}
+
+// failed is what went wrong, and what that stopped.
+func (p page) failed(g rebootlock.GroupView) {
 	for _, s := range g.Stops {
 		p.line("Stopped", "%s after %d failed (drydock lock thaw lets it go on)", orElse(s.Release, "reboots that are no update"), s.Failures)
 	}
 	for _, f := range g.Failures {
 		p.line("Failed", "%s on %s: %s, %s%s", orElse(f.Release, "a reboot"), f.Machine, f.How, stamp(f.At), p.ago(f.At))
 	}
+}
+
+func (p page) blocked(g rebootlock.GroupView) {
 	if len(g.Blocked) > 0 {
 		p.line("Blocked", "nothing more is granted, because:")
 		p.obstacles(g.Blocked)
@@ -119,12 +128,20 @@ func (p page) holders(g rebootlock.GroupView) {
 
 // queues are the queues of all groups.
 func (p page) queues(v rebootlock.View) {
-	waiting := 0
+	nobody := true
 	for _, g := range v.Groups {
-		waiting += len(g.Queue)
+		if len(g.Queue) == 0 {
+			continue
+		}
+		if !nobody {
+			fmt.Fprintln(p.w)
+		}
+		nobody = false
+		p.line("Group", "%s", g.Group)
+		p.blocked(g)
 		p.queue(g)
 	}
-	if waiting == 0 {
+	if nobody {
 		fmt.Fprintln(p.w, "nobody waits for a permit")
 	}
 }
@@ -134,15 +151,25 @@ func (p page) queue(g rebootlock.GroupView) {
 	if len(g.Queue) == 0 {
 		return
 	}
-	rows := [][]string{{"PLACE", "WAITER", "MACHINE", "GROUP", "ASKED", "RELEASE", "WHY"}}
+	rows := [][]string{{"PLACE", "WAITER", "MACHINE", "ASKED", "RELEASE", "WHY"}}
 	for _, w := range g.Queue {
-		why := "its turn: the next pass grants it"
-		if len(w.Waits) > 0 {
-			why = w.Waits[0].Text
-		}
-		rows = append(rows, []string{fmt.Sprint(w.Place), orDash(w.Hostname), w.Machine, g.Group, stamp(w.Asked), way(w.From, w.To), why})
+		rows = append(rows, []string{fmt.Sprint(w.Place), orDash(w.Hostname), w.Machine, stamp(w.Asked), way(w.From, w.To), first(w.Waits, g)})
 	}
 	p.table(rows)
+}
+
+// first is the first reason that is not the whole group's: that is said once,
+// above.
+func first(why []rebootlock.Obstacle, g rebootlock.GroupView) string {
+	for _, o := range why {
+		if o.Kind != "queue" && !slices.ContainsFunc(g.Blocked, func(b rebootlock.Obstacle) bool { return b.Text == o.Text }) {
+			return o.Text
+		}
+	}
+	if len(why) > 0 {
+		return "as all of the group: " + why[0].Kind
+	}
+	return "its turn: the next pass grants it"
 }
 
 // way is from which release to which.
@@ -177,7 +204,7 @@ func (p page) fleet(v rebootlock.View) {
 		rows := [][]string{{"HOST", "MACHINE", "RELEASE", "DOES", "WHY"}}
 		for _, m := range v.Machines {
 			if m.Group == g.Group {
-				rows = append(rows, []string{orDash(m.Hostname), m.Machine, runs(m), does(m, g), m.Waits[0].Text})
+				rows = append(rows, []string{orDash(m.Hostname), m.Machine, runs(m), does(m, g), first(m.Waits, g)})
 			}
 		}
 		if len(rows) > 1 {

@@ -38,7 +38,7 @@ func (s *session) etcdFlags(c *cobra.Command) {
 	text := func(into *string, name, usage string) {
 		flags.StringVar(into, name, "", usage+" (default $"+variables[name]+")")
 	}
-	text(&s.etcd.endpoints, "endpoints", "ask etcd at `URL,…`, not the local daemon")
+	text(&s.etcd.endpoints, "endpoints", "ask etcd at `URLS`, not the local daemon")
 	text(&s.etcd.cluster, "cluster", "`ID` of the cluster in that etcd")
 	text(&s.etcd.ca, "cacert", "PEM `FILE` with the authorities that etcd's certificate is checked against")
 	text(&s.etcd.cert, "cert", "PEM `FILE` with our certificate for etcd")

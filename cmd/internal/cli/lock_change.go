@@ -36,7 +36,7 @@ func (s *session) lockAcquire() *cobra.Command {
 		Long: "Put MACHINE, or this machine, into the queue by hand. Its permit is granted in its turn, uses up one of the group's, and\n" +
 			"stays until drydock lock release, whatever the machine does meanwhile.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, true, func(of fleet, m subject) error {
+			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
 				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason}
 				return s.alter(c, of, link.VerbAcquire, ch, func(changed) string {
 					return fmt.Sprintf("%s waits for a permit of group %s, or has one: drydock lock status", m, m.group)
@@ -56,7 +56,7 @@ func (s *session) lockRelease() *cobra.Command {
 		Long: "Give back the ticket or permit of MACHINE, or of this machine, that acquire asked for. What a machine asked for itself\n" +
 			"it gives back itself, when it is healthy; drydock lock take-away takes it from it.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, true, func(of fleet, m subject) error {
+			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
 				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason}
 				return s.alter(c, of, link.VerbRelease, ch, func(changed) string {
 					return fmt.Sprintf("%s neither waits nor holds by hand in group %s any more", m, m.group)
@@ -76,7 +76,7 @@ func (s *session) lockTakeAway() *cobra.Command {
 		Long: "Take a permit away. While a machine is rebooting that takes evidence that it came back, or --force: the next machine may\n" +
 			"go down while this one is.",
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, true, func(of fleet, m subject) error {
+			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
 				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason, Force: f.force}
 				return s.alter(c, of, link.VerbTakeAway, ch, func(changed) string {
 					return fmt.Sprintf("the permit of %s in group %s is taken away", m, m.group)
@@ -90,9 +90,13 @@ func (s *session) lockTakeAway() *cobra.Command {
 	return c
 }
 
+// inGroup says which group is meant, given the one that was named.
+type inGroup func(v rebootlock.View, named string) (string, error)
+
 // ofMachine finds the machine that args name, or this one, and has f do
-// something about it. With strangers a machine-id will do that nobody knows yet.
-func (s *session) ofMachine(c *cobra.Command, f *lockFlags, args []string, strangers bool, do func(fleet, subject) error) error {
+// something about it. Where strangers says which group they are in, a machine-id
+// will do that nobody knows yet.
+func (s *session) ofMachine(c *cobra.Command, f *lockFlags, args []string, strangers inGroup, do func(fleet, subject) error) error {
 	if len(args) == 0 {
 		id, err := hereID()
 		if err != nil {
@@ -106,9 +110,9 @@ func (s *session) ofMachine(c *cobra.Command, f *lockFlags, args []string, stran
 			return err
 		}
 		m, err := find(v, args[0], f.group)
-		if errors.Is(err, errUnknown) && strangers && rebootlock.CheckMachineID(args[0]) == nil {
+		if errors.Is(err, errUnknown) && strangers != nil && rebootlock.CheckMachineID(args[0]) == nil {
 			m.machine = args[0]
-			m.group, err = groupOf(v, f.group)
+			m.group, err = strangers(v, f.group)
 		}
 		if err != nil {
 			return err

@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("TZ", "UTC")
+			e.Values["harbour"] = new(*harbour)
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			e.Setenv("MACHINES", filepath.Join(module, "testdata", "cli", "machines"))
 			e.Setenv("VECTORS", vectors)
@@ -85,6 +86,8 @@ func TestScripts(t *testing.T) {
 			"unxz":    unxz,
 			"flip":    flip,
 			"daemon":  daemon,
+			"cluster": cluster,
+			"pass":    pass,
 			"nothere": nothere,
 		},
 	})
