@@ -42,9 +42,9 @@ var layers = map[string][]string{
 	// core
 	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
-	"updater/bus":          {"updater"},
-	"updater/link":         {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
-	"updater/sim":          {"partition", "updater", "updater/image", "updater/policy"},
+	"updater/bus":  {"updater"},
+	"updater/link": {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
+	"updater/sim":  {"partition", "updater", "updater/image", "updater/policy"},
 	"updater/sim/rollout": {"fleetlink", "omaha", "partition", "partition/powercut", "rebootlock", "updater", "updater/image", "updater/link",
 		"updater/payload", "updater/policy", "updater/sim"},
 	"cmd/internal/config":  {"rebootlock", "rebootlock/window", "updater/platform", "updater/policy"},
