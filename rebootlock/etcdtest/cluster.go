@@ -230,7 +230,8 @@ func (c *Cluster) Launch(i int) {
 	}
 }
 
-// Pause stops member i's process; its connections stay open (SIGSTOP).
+// Pause stops member i's process; its connections stay open (SIGSTOP). It
+// returns when the process stands still.
 func (c *Cluster) Pause(i int) { c.members[i].pause() }
 
 // Continue lets a paused member i go on (SIGCONT).

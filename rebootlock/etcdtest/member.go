@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/testdata/real"
 )
@@ -122,10 +123,10 @@ func (m *member) args() []string {
 		"--initial-cluster=" + strings.Join(all, ","), "--initial-cluster-state=new",
 		"--logger=zap", "--log-level=warn"}
 	if c.options.TLS != Plain {
-		args = append(args, "--cert-file="+c.pki.certFile, "--key-file="+c.pki.keyFile, "--trusted-ca-file="+c.CAFile)
+		args = append(args, "--cert-file="+c.pki.certFile, "--key-file="+c.pki.keyFile)
 	}
 	if c.options.TLS == Mutual {
-		args = append(args, "--client-cert-auth")
+		args = append(args, "--client-cert-auth", "--trusted-ca-file="+c.CAFile)
 	}
 	return append(args, c.options.Flags...)
 }
@@ -158,7 +159,7 @@ func (m *member) start() error {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			cmd.Wait()
+			cmd.Wait() // how it ended shows in its log
 		}
 	})
 	if err := <-started; err != nil {
@@ -215,8 +216,33 @@ func (m *member) stop() {
 	}
 }
 
-func (m *member) pause()  { m.signal(syscall.SIGSTOP) }
+// pause returns when all threads of the process stand still: a signal is only
+// on its way when it was sent.
+func (m *member) pause() {
+	process, gone := m.running()
+	if gone == nil {
+		return
+	}
+	m.signal(syscall.SIGSTOP)
+	for tick := time.NewTicker(time.Millisecond); !closed(gone) && !stopped(process.Pid); {
+		<-tick.C
+	}
+}
+
 func (m *member) resume() { m.signal(syscall.SIGCONT) }
+
+// stopped says whether all threads of a process are in state T (proc_pid_stat(5)).
+func stopped(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		// The state follows the name in parentheses, which may hold any character.
+		if _, rest, ok := strings.Cut(string(stat), ") "); err == nil && ok && !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return err == nil
+}
 
 func (m *member) logFile() string { return filepath.Join(m.cluster.dir, m.name()+".log") }
 
