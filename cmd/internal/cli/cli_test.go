@@ -304,19 +304,26 @@ downloading, writing and verifying
 	}
 }
 
-// The command is also what applies a payload on a small machine: what the
-// daemon and the servers need must not be linked into it.
+// TestStaysSmall keeps heavy libraries out of the programs that do not need
+// them. The operator's command speaks to etcd (--endpoints), reads files of groups
+// (viper) and brings a whole etcd for its demo; the daemon on every host has
+// etcd's client and nothing of its server.
 func TestStaysSmall(t *testing.T) {
-	cmd := exec.Command("go", "list", "-deps", "./cmd/drydock")
-	cmd.Dir = real.Module(t)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
-	for _, heavy := range []string{"go.etcd.io/", "k8s.io/", "google.golang.org/grpc", "github.com/spf13/viper", "github.com/hashicorp/", "github.com/prometheus/"} {
-		if i := strings.Index(string(out), heavy); i >= 0 {
-			name, _, _ := strings.Cut(string(out[i:]), "\n")
-			t.Errorf("cmd/drydock links %s", name)
+	for program, heavy := range map[string][]string{
+		"./cmd/drydock":  {"k8s.io/client-go", "github.com/hashicorp/"},
+		"./cmd/drydockd": {"go.etcd.io/etcd/server", "go.etcd.io/bbolt", "go.etcd.io/raft", "github.com/spf13/cobra", "k8s.io/", "github.com/hashicorp/"},
+	} {
+		cmd := exec.Command("go", "list", "-deps", program)
+		cmd.Dir = real.Module(t)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go list: %v", err)
+		}
+		for _, name := range heavy {
+			if i := strings.Index(string(out), name); i >= 0 {
+				name, _, _ := strings.Cut(string(out[i:]), "\n")
+				t.Errorf("%s links %s", program, name)
+			}
 		}
 	}
 }
