@@ -164,6 +164,8 @@ func (c *Client) Fence(ctx context.Context, phase string) error {
 		switch {
 		case v.permit.err != nil:
 			return Txn{}, false, v.unreadable()
+		case v.clones() != "":
+			return Txn{}, false, refusal(stops)
 		case !v.holds() || v.permit.rec.Via == viaOperator:
 			return Txn{}, false, fmt.Errorf("%w: group %s has none for %s, which was taken away, given back or never granted (`drydock lock journal`)", ErrNotHolder, v.at.group, v.self.Machine)
 		case len(stops) > 0:
