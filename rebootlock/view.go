@@ -116,7 +116,6 @@ type looker struct {
 	stamp    Stamp
 	leader   KV
 	statuses map[string]*Status
-	places   map[string]Waiter
 	standing map[string]Standing
 }
 

@@ -43,7 +43,7 @@ const (
 	clusterPatience = 20 * time.Second
 	// maxLooks bounds the answers that are being made: anybody may ask, and each
 	// reads the whole lock.
-	maxLooks = 4
+	maxLooks = 2
 	// maxDocument bounds a document in bytes, well within what dbus-daemon carries
 	// (32 MiB): the view of 10,000 machines takes about 10 MB.
 	maxDocument = 24 << 20
