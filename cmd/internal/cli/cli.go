@@ -80,7 +80,7 @@ func (s *session) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.bus, "bus", "", "D-Bus `ADDRESS` on which drydockd is (default $DRYDOCK_BUS, else the system bus)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print facts as JSON")
 	root.AddCommand(s.daemonCommands()...)
-	root.AddCommand(s.lock(), s.fleetCommands(), s.payload(), s.slots(), s.migrate(), s.completion(), s.man())
+	root.AddCommand(s.lock(), s.fleetCommands(), s.payload(), s.slots(), s.simulate(), s.migrate(), s.completion(), s.man())
 	if s.Demo != nil {
 		root.AddCommand(s.demo())
 	}
