@@ -96,13 +96,17 @@ func (u *Updater) guard(ctx context.Context, stop context.CancelCauseFunc) {
 	}
 }
 
-// resume takes work back.
-func (u *Updater) resume(ctx context.Context) error {
+// resume takes work back. Who lost a permit on the way waits like who gave it
+// back unused.
+func (u *Updater) resume(ctx context.Context, o Observed) error {
 	u.run.forced = false
 	if err := u.Scheduler.Resume(ctx); err != nil {
 		return fmt.Errorf("take work back: %w", err)
 	}
 	u.run.begun, u.run.resumed = false, true
+	if m := u.recall(); o.Permit == NoPermit {
+		return u.remember(m.lost(o, u.Policy().Reboot.RetryPause))
+	}
 	return nil
 }
 

@@ -334,6 +334,12 @@ func (m Memory) intent(o Observed) Intent {
 	return i
 }
 
+// lost is what is remembered of a permit that was taken away on the way.
+func (m Memory) lost(o Observed, pause time.Duration) Memory {
+	o.Permit = Held // it was
+	return m.released(o, pause, "it was taken away")
+}
+
 // released is what is remembered once permit or ticket are back. Who did not
 // use a permit waits for a pause before it asks again: it goes behind the others.
 func (m Memory) released(o Observed, pause time.Duration, why string) Memory {

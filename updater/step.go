@@ -119,15 +119,15 @@ func Decide(f Facts) Step {
 		return Write
 	case f.External:
 		return external(f, staged)
-	case going && f.Permit != Held:
+	case going && free:
 		return Lock
-	case going && !f.Drained:
+	case going && f.Permit == Held && !f.Drained:
 		return Drain
-	case going && goal == next:
+	case going && f.Permit == Held && goal == next:
 		return Reboot
-	case going && goal != f.Booted:
+	case going && f.Permit == Held && goal != f.Booted:
 		return Stage
-	case staged: // the window shut on us, or the permit was lost
+	case staged: // the window shut on us, or the permit was lost: another is asked for from the start
 		return Unstage
 	}
 	return settle(f)
@@ -151,7 +151,7 @@ func external(f Facts, staged bool) Step {
 func settle(f Facts) Step {
 	back := f.Drained || f.Begun || f.Permit == Held
 	switch {
-	case back && f.Hold:
+	case f.Permit == Held && f.Hold:
 		return Wait
 	case back && f.Health == HealthUnknown:
 		return Validate

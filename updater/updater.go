@@ -251,7 +251,7 @@ func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
 	case Reject:
 		return u.reject(o)
 	case Resume:
-		return u.resume(ctx)
+		return u.resume(ctx, o)
 	case Release:
 		return u.release(ctx, o)
 	}

@@ -231,6 +231,9 @@ func (w world) step(s Step) (done, torn []world) {
 	case Resume:
 		fail()
 		n.drained, n.half = false, false
+		if crash(); o.Permit == NoPermit {
+			n.memory = n.memory.lost(o, time.Minute)
+		}
 	case Release:
 		n.permit, n.unseen = NoPermit, false
 		crash()
@@ -359,6 +362,8 @@ func (w world) broken() string {
 // forbidden says why a world must not take a step, "" if it may.
 func (w world) forbidden(s Step) string {
 	leaving := s == Reboot && w.flags[w.booted].Priority > 0
+	next, _ := w.flags.Next()
+	staged := next != w.booted && w.flags[w.booted].Priority > 0
 	towards := !w.external && (s == Lock || s == Drain || s == Stage || leaving)
 	switch {
 	case s == Release && !w.flags[w.booted].Successful:
@@ -375,6 +380,10 @@ func (w world) forbidden(s Step) string {
 		return s.String() + " past an inhibitor"
 	case s == Wait && w.permit == Held && w.lockUp && w.failed == Wait && w.health == Healthy && !(w.window && !w.blocked):
 		return "keeps a permit that it cannot use" // flatcar/Flatcar#408, SUSE/rebootmgr#4
+	case s == Lock && (w.drained || w.half || staged):
+		return "asks for a permit drained or staged: it may wait for hours"
+	case s == Wait && w.permit != Held && !w.unseen && !w.external && w.lockUp && w.failed == Wait && w.health == Healthy && (w.drained || w.half || staged):
+		return "stays drained or staged without a permit"
 	case s == Write && w.image[w.booted] == w.offered():
 		return "writes what runs"
 	case s == Write && w.memory.Wish != nil && w.memory.Wish.Goal == OldRelease:
