@@ -57,6 +57,7 @@ type host struct {
 	rebooted chan struct{}
 	strategy policy.Strategy
 	first    string // when the daemon checks by itself
+	more     string // tables of the policy beside those that every test has
 }
 
 const slotSize = 8 << 20
@@ -246,8 +247,8 @@ directory = %q
 disk = %q
 booted = %q
 boot_directory = %q
-`, filepath.Join(h.dir, "state"), h.server.URL, filepath.Join(h.dir, "key.pem"), h.first, filepath.Join(h.dir, "packages"),
-		h.strategy, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot))
+%s`, filepath.Join(h.dir, "state"), h.server.URL, filepath.Join(h.dir, "key.pem"), h.first, filepath.Join(h.dir, "packages"),
+		h.strategy, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.more))
 }
 
 // start runs drydockd.
