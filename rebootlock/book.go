@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // An item is a record with the revisions of its key.
@@ -151,8 +152,8 @@ func (b *book) put(kv KV) {
 		err = b.putPermit(kv, names[0], names[1])
 	case kind == kindMember && len(names) == 1:
 		err = b.putMember(kv, names[0])
-	case kind == kindPresence && len(names) == 2:
-		err = b.putPresence(kv, names[0], names[1])
+	case kind == kindPresence && len(names) >= 2:
+		err = b.putPresence(kv, names[0], strings.Join(names[1:], "/"))
 	}
 	if err != nil {
 		b.bad[kv.Key] = err
@@ -249,8 +250,8 @@ func (b *book) drop(key string) {
 			b.here(old.rec.Group, names[0])
 			delete(b.members, names[0])
 		}
-	case kind == kindPresence && len(names) == 2:
-		delete(b.present[names[0]], names[1])
+	case kind == kindPresence && len(names) >= 2:
+		delete(b.present[names[0]], strings.Join(names[1:], "/"))
 		if len(b.present[names[0]]) == 0 {
 			delete(b.present, names[0])
 		}
@@ -356,11 +357,3 @@ func (q *queue) number() {
 }
 
 func (q *queue) len() int { return len(q.places) }
-
-func (q *queue) ticket(machine string) *item[Ticket] {
-	at, ok := q.places[machine]
-	if !ok {
-		return nil
-	}
-	return q.line[at-q.gone]
-}

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -58,45 +58,83 @@ func encode[T any](record T, extra Extra) []byte {
 	return data
 }
 
-// decode reads a record of any kind.
+// decode reads a record of any kind, and returns what it holds beside the fields
+// of T.
 func decode[T any](data []byte, record *T) (Extra, error) {
 	if len(data) > maxRecord {
 		return nil, fmt.Errorf("%w: %d bytes, %d are the most", ErrCorrupt, len(data), maxRecord)
 	}
-	var head struct {
-		Version *int `json:"version"`
-	}
-	if err := json.Unmarshal(data, &head); err != nil {
+	err := json.Unmarshal(data, record)
+	if err != nil && !json.Valid(data) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	fields := known(reflect.TypeFor[T]())
+	of, strange := survey(data, fields)
 	switch {
-	case head.Version == nil || *head.Version < 1:
-		return nil, fmt.Errorf("%w: it has no version", ErrCorrupt)
-	case *head.Version > version:
-		return nil, fmt.Errorf("%w: version %d, this program knows %d", ErrNewer, *head.Version, version)
-	}
-	if err := json.Unmarshal(data, record); err != nil {
+	case of > version:
+		return nil, fmt.Errorf("%w: version %d, this program knows %d", ErrNewer, of, version)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	return unknown(data, reflect.TypeFor[T]())
-}
-
-// unknown returns the fields that t does not know.
-func unknown(data []byte, t reflect.Type) (Extra, error) {
-	if n := bytes.Count(data, []byte(`":`)); n == 0 {
+	case of < 1:
+		return nil, fmt.Errorf("%w: it has no version", ErrCorrupt)
+	case !strange:
 		return nil, nil
 	}
-	all := map[string]json.RawMessage{}
+	all := Extra{}
 	if err := json.Unmarshal(data, &all); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	for name := range known(t) {
+	for name := range fields {
 		delete(all, name)
 	}
-	if len(all) == 0 {
-		return nil, nil
+	return all, nil
+}
+
+// survey walks once over a valid JSON document and returns the version of the
+// object that it is, 0 if it has none, and whether it has fields that are not
+// known. Records are read in their thousands; a map of each would cost as much
+// as the record.
+func survey(data []byte, fields map[string]bool) (version int, strange bool) {
+	depth, field := 0, false // field: the next text at depth 1 is a field's name
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '{', '[':
+			depth++
+			field = depth == 1 && data[i] == '{'
+		case '}', ']':
+			depth--
+		case ',':
+			field = depth == 1
+		case '"':
+			from := i + 1
+			for i++; data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+			if depth != 1 || !field {
+				continue
+			}
+			field = false
+			switch name := data[from:i]; {
+			case !fields[string(name)]:
+				strange = true
+			case string(name) == "version":
+				version = number(data[i+1:])
+			}
+		}
 	}
-	return Extra(maps.Clone(all)), nil
+	return version, strange
+}
+
+// number reads the integer behind a field's name.
+func number(data []byte) (n int) {
+	data = bytes.TrimLeft(data, ": \t\r\n")
+	if end := bytes.IndexAny(data, ",} \t\r\n"); end > 0 {
+		data = data[:end]
+	}
+	n, _ = strconv.Atoi(string(data)) // anything else is no version
+	return n
 }
 
 var fieldNames sync.Map // reflect.Type: map[string]bool

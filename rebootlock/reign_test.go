@@ -426,3 +426,44 @@ func TestEveryWaitingMachineHasAReason(t *testing.T) {
 		}
 	}
 }
+
+func TestSurvey(t *testing.T) {
+	fields := map[string]bool{"version": true, "a": true}
+	for _, c := range []struct {
+		doc     string
+		version int
+		strange bool
+	}{
+		{`{"version":1}`, 1, false},
+		{`{ "version" : 12 , "a":"}{\",\\"}`, 12, false},
+		{`{"a":{"version":3,"b":[{"c":1}]},"version":2}`, 2, false},
+		{`{"a":["b","c"],"version":1,"b":2}`, 1, true},
+		{`{"version":"1"}`, 0, false},
+		{`{"version":-1}`, -1, false},
+		{`{"version":1.5}`, 0, false},
+		{`["version",1]`, 0, false},
+		{`null`, 0, false},
+		{`"version"`, 0, false},
+		{`{"b\"":1,"version":1}`, 1, true},
+	} {
+		if v, strange := survey([]byte(c.doc), fields); v != c.version || strange != c.strange {
+			t.Errorf("%s: version %d, strange %t; want %d, %t", c.doc, v, strange, c.version, c.strange)
+		}
+	}
+}
+
+// A record of any bytes is refused or read, and what was read is written back whole.
+func FuzzRecord(f *testing.F) {
+	for _, seed := range []string{`{"version":1,"max":2,"x":{"y":1}}`, `{"version":2}`, `null`, `{"version":1,"max":"30%","windows":[{"start":"Sat 02:00","length":"4h"}]}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r, again Rules
+		if decodeInto(data, &r) != nil || r.Check() != nil {
+			return
+		}
+		if err := decodeInto(encode(r, r.Extra), &again); err != nil || len(again.Extra) != len(r.Extra) {
+			t.Fatalf("%s: read again: %v, %d of %d unknown fields", data, err, len(again.Extra), len(r.Extra))
+		}
+	})
+}
