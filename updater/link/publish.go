@@ -60,6 +60,10 @@ func (p *Publisher) news() chan struct{} {
 func (p *Publisher) Run(ctx context.Context) error {
 	for {
 		wait := around(publishEvery)
+		select {
+		case <-p.news(): // what is told now
+		default:
+		}
 		p.mu.Lock()
 		latest := p.latest
 		p.mu.Unlock()
