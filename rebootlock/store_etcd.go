@@ -111,12 +111,21 @@ func (e *Etcd) page(ctx context.Context, r Range, snap Snapshot) (*clientv3.GetR
 }
 
 // attempts calls until there is an answer, or ctx ends. Each time, the client
-// takes its next endpoint. Only what changes nothing may be tried twice.
+// takes its next endpoint; after an error that came at once, as while etcd elects
+// a leader, a little later. Only what changes nothing may be tried twice.
 func attempts[T any](ctx context.Context, e *Etcd, call func(context.Context) (T, error)) (T, error) {
 	for patience := firstAttempt; ; patience *= 2 {
 		answer, err := once(ctx, e, patience, call)
 		final := err == nil || errors.Is(err, ErrRefused) || errors.Is(err, rpctypes.ErrCompacted)
 		if final || ctx.Err() != nil || patience > callTimeout {
+			return answer, err
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			continue // it has waited already
+		}
+		select {
+		case <-time.After(patience / 4):
+		case <-ctx.Done():
 			return answer, err
 		}
 	}
@@ -217,6 +226,7 @@ func (e *Etcd) Watch(ctx context.Context, after int64, ranges ...Range) <-chan [
 	e.watches.Go(func() {
 		defer close(out)
 		defer closed()
+		defer cancel()
 		var each sync.WaitGroup
 		for _, r := range disjoint(ranges) {
 			each.Go(func() {
@@ -226,6 +236,9 @@ func (e *Etcd) Watch(ctx context.Context, after int64, ranges ...Range) <-chan [
 			})
 		}
 		each.Wait()
+		if len(ranges) == 0 {
+			<-ctx.Done() // there is nothing to miss
+		}
 	})
 	return out
 }

@@ -47,7 +47,8 @@ type EtcdOptions struct {
 	// Endpoints are URLs of members, http:// or https://, all of one kind. Without
 	// a scheme they are https with a CAFile or a CertFile, else http.
 	Endpoints []string
-	// CAFile is who signs the members' certificates; "": who the system trusts.
+	// CAFile is who signs the members' certificates; "": who the system trusts. It
+	// is read once.
 	CAFile string
 	// CertFile and KeyFile name the client; both or none. They are read with
 	// each connection, so that renewed ones are used.
@@ -81,7 +82,6 @@ func DialEtcd(o EtcdOptions) (*Etcd, error) {
 		Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{
 			grpc.WithChainUnaryInterceptor(wire.intercept),
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: timeout,
 				Backoff: backoff.Config{BaseDelay: time.Second / 4, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedial}}),
 		},
@@ -125,7 +125,9 @@ func (o EtcdOptions) check() (secure bool, err error) {
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("endpoint %q: %w", e, err)
-		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "":
+		case u.User != nil:
+			return false, fmt.Errorf("endpoint %s holds a user: name the user and its password file beside the endpoints", u.Redacted())
+		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "":
 			return false, fmt.Errorf("endpoint %q is not like https://host:2379", e)
 		case i > 0 && secure != (u.Scheme == "https"):
 			return false, fmt.Errorf("endpoint %q: some endpoints are http and some https; one client speaks only one of them", e)

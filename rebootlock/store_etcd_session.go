@@ -23,8 +23,8 @@ type etcdSession struct {
 	election sync.Mutex // held while one is waited for, or given up
 
 	mu     sync.Mutex
-	stop   context.CancelFunc // ends the wait for an election; nil: none goes on
-	stands []string           // keys with which the session stands, or may
+	waits  map[*context.CancelFunc]struct{} // what ends each wait for an election
+	stands []string                         // keys with which the session stands, or may
 }
 
 // Session makes a lease, and keeps it alive. ttl is rounded up to whole
@@ -58,14 +58,12 @@ func (s *etcdSession) Done() <-chan struct{} { return s.session.Done() }
 
 // Campaign stands for election under a prefix, as etcd's own elections do.
 func (s *etcdSession) Campaign(ctx context.Context, prefix string, value []byte) (Leadership, error) {
-	s.election.Lock()
-	defer s.election.Unlock()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(s.session.Ctx(), stop)()
-	s.standing(stop, fmt.Sprintf("%s/%x", prefix, s.Lease()))
-	defer s.standing(nil, "")
-
+	defer s.standing(fmt.Sprintf("%s/%x", prefix, s.Lease()), stop)()
+	s.election.Lock()
+	defer s.election.Unlock()
 	session, release, err := s.patient(ctx)
 	if err != nil {
 		return Leadership{}, fmt.Errorf("stand for election: %w", err)
@@ -84,13 +82,22 @@ func (s *etcdSession) Campaign(ctx context.Context, prefix string, value []byte)
 	return Leadership{Key: election.Key(), Created: election.Rev()}, nil
 }
 
-// standing notes how to end the wait that goes on, and the key it stands with.
-func (s *etcdSession) standing(stop context.CancelFunc, key string) {
+// standing notes the key with which the session stands, or may, and what ends
+// its wait, until leave is called: the key stays.
+func (s *etcdSession) standing(key string, stop context.CancelFunc) (leave func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stop = stop
-	if key != "" && !slices.Contains(s.stands, key) {
+	if s.waits == nil {
+		s.waits = map[*context.CancelFunc]struct{}{}
+	}
+	s.waits[&stop] = struct{}{}
+	if !slices.Contains(s.stands, key) {
 		s.stands = append(s.stands, key)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waits, &stop)
 	}
 }
 
@@ -115,14 +122,15 @@ func (s *etcdSession) patient(ctx context.Context) (*concurrency.Session, contex
 // Resign gives up every election in which the session stands or may stand.
 func (s *etcdSession) Resign(ctx context.Context) error {
 	s.mu.Lock()
-	if s.stop != nil {
-		s.stop()
+	for stop := range s.waits {
+		(*stop)()
 	}
+	stands := slices.Clone(s.stands)
 	s.mu.Unlock()
 	s.election.Lock()
 	defer s.election.Unlock()
 	var t Txn
-	for _, key := range s.stands { // their names hold the lease: nobody else's
+	for _, key := range stands { // their names hold the lease: nobody else's
 		t.Then = append(t.Then, Op{Key: key, Delete: true})
 	}
 	if len(t.Then) == 0 {
@@ -131,7 +139,9 @@ func (s *etcdSession) Resign(ctx context.Context) error {
 	if _, err := s.etcd.Commit(ctx, t); err != nil {
 		return fmt.Errorf("resign: %w", err)
 	}
-	s.stands = nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stands = slices.DeleteFunc(s.stands, func(key string) bool { return slices.Contains(stands, key) })
 	return nil
 }
 

@@ -302,6 +302,7 @@ func TestEtcdOptions(t *testing.T) {
 		"no endpoint":         {rebootlock.EtcdOptions{}, "no endpoint"},
 		"no host":             {rebootlock.EtcdOptions{Endpoints: []string{"https://"}}, "https://host:2379"},
 		"a path":              {rebootlock.EtcdOptions{Endpoints: []string{"http://h:1/v2"}}, "https://host:2379"},
+		"a password in it":    {rebootlock.EtcdOptions{Endpoints: []string{"http://u:p@h:1"}}, "http://u:xxxxx@h:1"},
 		"another scheme":      {rebootlock.EtcdOptions{Endpoints: []string{"ftp://h:1"}}, "https://host:2379"},
 		"no URL":              {rebootlock.EtcdOptions{Endpoints: []string{"http://h:port"}}, "port"},
 		"http and https":      {rebootlock.EtcdOptions{Endpoints: []string{"https://a:1", "http://b:1"}}, "http://b:1"},

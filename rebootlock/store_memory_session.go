@@ -24,7 +24,7 @@ type memorySession struct {
 	stand map[string]struct{} // those of them with which it stands for election
 	ends  time.Time           // of one that nobody keeps alive; zero: no time is set
 	done  chan struct{}
-	isEnd bool // done is closed
+	over  bool // done is closed
 }
 
 // Session makes a lease that lasts until Close; after Abandon, until its ttl
@@ -98,8 +98,8 @@ func (m *Memory) end(s *memorySession) {
 }
 
 func (s *memorySession) finish() {
-	if !s.isEnd {
-		s.isEnd = true
+	if !s.over {
+		s.over = true
 		close(s.done)
 	}
 }
@@ -117,7 +117,7 @@ func (m *Memory) loseSessions() {
 	m.patience = forever
 	for _, s := range m.sessions {
 		switch {
-		case s.isEnd:
+		case s.over:
 		case s.ttl <= passed:
 			s.finish()
 			m.wake()
@@ -138,7 +138,7 @@ func (m *Memory) revive() {
 	}
 	for _, lease := range slices.Sorted(maps.Keys(m.sessions)) {
 		s := m.sessions[lease]
-		if s.isEnd || !s.ends.IsZero() {
+		if s.over || !s.ends.IsZero() {
 			s.ends = m.Now().Add(s.ttl)
 			m.abandoned(s)
 		}
@@ -181,7 +181,7 @@ func (s *memorySession) candidate(ctx context.Context, key string, value []byte)
 	if err := m.enter(ctx); err != nil {
 		return 0, err
 	}
-	if s.isEnd {
+	if s.over {
 		return 0, errSessionEnded
 	}
 	kv, stands := m.records.Get(key)
@@ -202,7 +202,7 @@ func (s *memorySession) elected(ctx context.Context, prefix string, l Leadership
 	if err := m.enter(ctx); err != nil {
 		return false, waiting{}, err
 	}
-	if s.isEnd {
+	if s.over {
 		return false, waiting{}, errSessionEnded
 	}
 	if !m.holds(l.cond()) {
