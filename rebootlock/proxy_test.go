@@ -135,16 +135,19 @@ func TestTicketKeepsItsPlaceWhenOnlyItsLeaseEnded(t *testing.T) {
 	}
 }
 
+// obstructions are what keeps a holder from its reboot.
+var obstructions = map[string]func(y *yard){
+	"group frozen": func(y *yard) { y.rules(Rules{Max: Max{Count: 1}, Freeze: &Freeze{Reason: "incident", By: "ann"}}) },
+	"cluster frozen": func(y *yard) {
+		y.write(y.keys.ClusterRecord(), encode(Cluster{Version: 1, ID: "test", UID: "u", Freeze: &Freeze{Reason: "incident", By: "ann"}}, nil))
+	},
+	"release stopped": func(y *yard) {
+		y.write(y.keys.Failures(testGroup), encode(Failures{Version: 1, Failed: []Failure{{Machine: "x", How: howOverdue}}}, nil))
+	},
+}
+
 func TestProxyFence(t *testing.T) {
-	for name, stop := range map[string]func(y *yard){
-		"group frozen": func(y *yard) { y.rules(Rules{Max: Max{Count: 1}, Freeze: &Freeze{Reason: "incident", By: "ann"}}) },
-		"cluster frozen": func(y *yard) {
-			y.write(y.keys.ClusterRecord(), encode(Cluster{Version: 1, ID: "test", UID: "u", Freeze: &Freeze{Reason: "incident", By: "ann"}}, nil))
-		},
-		"release stopped": func(y *yard) {
-			y.write(y.keys.Failures(testGroup), encode(Failures{Version: 1, Failed: []Failure{{Machine: "x", How: howOverdue}}}, nil))
-		},
-	} {
+	for name, stop := range obstructions {
 		for phase, asks := range map[string]int{PhaseGranted: 0, PhaseRebooting: 1} {
 			t.Run(name+" in phase "+phase, func(t *testing.T) {
 				y := newYard(t, Rules{Max: Max{Count: 1}})
@@ -198,6 +201,32 @@ func TestFreezeBetweenReadAndFence(t *testing.T) {
 	m.times, m.change = 100, func() { y.rules(Rules{Max: Max{Count: 1}}) } // rewritten all the time
 	if a, err := y.proxyOn(m).Ask(context.Background(), testGroup, guest, 0); a.Granted || !errors.Is(err, errBusy) {
 		t.Errorf("%+v, %v, want it to give up", a, err)
+	}
+}
+
+func TestEachStopBetweenReadAndFence(t *testing.T) {
+	for name, stop := range obstructions {
+		y := newYard(t, Rules{Max: Max{Count: 1}})
+		y.asks(y.proxy(), guest)
+		y.passes()
+		m := &meddler{Memory: y.store, times: 1, change: func() { stop(y) }}
+		if a := y.asks(y.proxyOn(m), guest); a.Granted || y.permit(guest).Phase != PhaseGranted {
+			t.Errorf("%s: %+v, phase %s: the stop came first", name, a, y.permit(guest).Phase)
+		}
+	}
+}
+
+// TestTwoServersForOneMachine: the other one's ticket was granted between this
+// one's read and its write.
+func TestTwoServersForOneMachine(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}})
+	y.join("", guest)
+	m := &meddler{Memory: y.store, times: 1, change: func() { y.asks(y.proxy(), guest); y.passes() }}
+	if a := y.asks(y.proxyOn(m), guest); !a.Granted {
+		t.Errorf("%+v, want the permit that the other question got", a)
+	}
+	if y.kv(y.keys.Ticket(testGroup, guest)).Modified != 0 {
+		t.Error("a holder is in the queue as well")
 	}
 }
 

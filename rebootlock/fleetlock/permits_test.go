@@ -3,6 +3,8 @@ package fleetlock
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,5 +202,48 @@ func TestNoMoreMachinesThanTheLimit(t *testing.T) {
 	}
 	if _, err := p.machine(t.Context(), "made-up-0s"); err != nil {
 		t.Errorf("one of them: %v", err)
+	}
+}
+
+// hanging is a store whose first answer, an error, comes when so many have asked.
+type hanging struct {
+	rebootlock.Store
+	asked, enough atomic.Int64
+	reads         atomic.Int64
+	all           chan struct{}
+}
+
+// now tells the time, and counts who comes.
+func (h *hanging) now() time.Time {
+	n := h.asked.Add(1)
+	if n == h.enough.Load() {
+		close(h.all)
+	}
+	return time.Unix(1e9+n, 0)
+}
+
+func (h *hanging) Read(context.Context, ...rebootlock.Range) (rebootlock.Snapshot, error) {
+	h.reads.Add(1)
+	<-h.all
+	return rebootlock.Snapshot{}, errors.New("no answer")
+}
+
+// TestQuestionsDoNotQueueForAStoreThatHangs: else each would wait for the one
+// before, ten seconds each.
+func TestQuestionsDoNotQueueForAStoreThatHangs(t *testing.T) {
+	h := &hanging{all: make(chan struct{})}
+	h.enough.Store(101) // the one that reads looks at the time again
+	p := &Permits{Store: h, Keys: rebootlock.Keys{Cluster: "test"}, Now: h.now}
+	var all sync.WaitGroup
+	for range 100 {
+		all.Go(func() {
+			if granted, _, err := p.Lock(t.Context(), "g", "a", time.Hour); granted || err == nil {
+				t.Errorf("%t, %v", granted, err)
+			}
+		})
+	}
+	all.Wait()
+	if n := h.reads.Load(); n != 1 {
+		t.Errorf("%d reads for 100 questions that came at once", n)
 	}
 }

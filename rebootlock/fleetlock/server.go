@@ -151,10 +151,6 @@ func (s *Server) read(w http.ResponseWriter, r *http.Request) (params, *Error) {
 	case err != nil:
 		return params{}, refuse(http.StatusBadRequest, kindIncomplete, "the body ends early: %v", err)
 	}
-	// From here on the server watches the connection only to learn that the client
-	// is gone: ReadTimeout would say so of one that waits. Where the connection has
-	// no deadlines there is none to clear.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return parse(data)
 }
 

@@ -195,8 +195,8 @@ func TestClientThatIsGone(t *testing.T) {
 	eventually(t, "nothing is held open", func() bool { return s.Counts().Held == 0 })
 }
 
-// TestHeldOpenBeyondReadTimeout: net/http takes a read deadline that passes for
-// a client that is gone.
+// TestHeldOpenBeyondReadTimeout: the server's ReadTimeout is for the request,
+// and not for the wait after it.
 func TestHeldOpenBeyondReadTimeout(t *testing.T) {
 	y := newYard(t, &rebootlock.Memory{Now: time.Now}, "g")
 	s := &Server{Hold: 2 * time.Second, Locks: &Permits{Store: y.store, Keys: y.keys, Now: time.Now}}
