@@ -126,18 +126,21 @@ func TestMemoryOutage(t *testing.T) {
 		t.Error("the watch goes on")
 	}
 	now = now.Add(30 * time.Second)
-	calls := map[string]func() error{
-		"Read":     func() error { _, err := m.Read(t.Context(), rebootlock.Range{Key: "/"}); return err },
-		"Commit":   func() error { _, err := m.Commit(t.Context(), rebootlock.Txn{}); return err },
-		"Since":    func() error { _, err := m.Since(0); return err },
-		"Session":  func() error { _, err := m.Session(t.Context(), time.Second); return err },
-		"Campaign": func() error { _, err := long.Campaign(t.Context(), "/e", nil); return err },
-		"Resign":   func() error { return long.Resign(t.Context()) },
-		"Close":    func() error { return long.Close(t.Context()) },
+	calls := []struct {
+		name string
+		call func() error
+	}{
+		{"Read", func() error { _, err := m.Read(t.Context(), rebootlock.Range{Key: "/"}); return err }},
+		{"Commit", func() error { _, err := m.Commit(t.Context(), rebootlock.Txn{}); return err }},
+		{"Since", func() error { _, err := m.Since(0); return err }},
+		{"Session", func() error { _, err := m.Session(t.Context(), time.Second); return err }},
+		{"Campaign", func() error { _, err := long.Campaign(t.Context(), "/e", nil); return err }},
+		{"Resign", func() error { return long.Resign(t.Context()) }},
+		{"Close", func() error { return long.Close(t.Context()) }},
 	}
-	for name, call := range calls {
-		if err := call(); !errors.Is(err, away) || errors.Is(err, rebootlock.ErrRefused) {
-			t.Errorf("%s = %v; want the outage's error", name, err)
+	for _, c := range calls {
+		if err := c.call(); !errors.Is(err, away) || errors.Is(err, rebootlock.ErrRefused) {
+			t.Errorf("%s = %v; want the outage's error", c.name, err)
 		}
 	}
 	if !ended(short) || ended(long) {
@@ -151,9 +154,9 @@ func TestMemoryOutage(t *testing.T) {
 	if got := keys(t, m); got != "/long" {
 		t.Errorf("10 s later: %s; want those gone that nobody keeps alive", got)
 	}
-	for name, call := range calls {
-		if err := call(); err != nil {
-			t.Errorf("%s after the outage = %v", name, err)
+	for _, c := range calls {
+		if err := c.call(); err != nil {
+			t.Errorf("%s after the outage = %v", c.name, err)
 		}
 	}
 }
