@@ -14,8 +14,10 @@ const (
 	// stampInterval is how often the coordinator says that it is at work. Three
 	// times as long without a word, and the others call it stalled.
 	stampInterval = 20 * time.Second
-	// leadTTL is how long a coordinator that died keeps others from its place.
-	leadTTL = 15 * time.Second
+	// leadTTL is how long a coordinator that died keeps others from its place. A
+	// member of etcd that stands still is noticed after up to 13 s; its clients'
+	// leases must outlast that.
+	leadTTL = 25 * time.Second
 	// rereadInterval is how often everything is read anew, whatever the watch says.
 	rereadInterval = 2 * time.Minute
 	// holdBack is how long one that resigned for trouble lets others try.
