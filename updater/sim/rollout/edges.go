@@ -196,16 +196,3 @@ func (h host) Reboot(_ context.Context, _ string, forced bool) error {
 
 // Blockers implements updater.Host: nobody is logged in.
 func (h host) Blockers(context.Context, policy.Policy) []updater.Reason { return nil }
-
-// open is a lock that says yes to everything, for tests of the observer.
-type open struct{ updater.RebootLock }
-
-// Standing implements updater.RebootLock.
-func (o open) Standing(ctx context.Context) (updater.Standing, error) {
-	s, err := o.RebootLock.Standing(ctx)
-	s.Permit = updater.Held
-	return s, err
-}
-
-// Fence implements updater.RebootLock.
-func (o open) Fence(context.Context, string) error { return nil }

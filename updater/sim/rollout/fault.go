@@ -16,6 +16,7 @@ const (
 	slowDrain     kind = "slow-drain"     // takes longer than it may
 	refusedReboot kind = "refused-reboot" // an inhibitor, at the last moment
 	clockStep     kind = "clock-step"     // by a day, for a while
+	crash         kind = "crash"          // of the daemon, which starts again at once
 	etcdAway      kind = "etcd-away"      // for everybody, for a while
 	stall         kind = "stall"          // of the coordinator, which then goes on as if nothing had been
 )
@@ -23,7 +24,7 @@ const (
 // kinds are drawn alike often, but for those that concern everybody.
 var kinds = []kind{
 	dies, dies, dies, powerCut, powerCut, powerCut, powerCut, badRelease, badRelease, badRelease, slowDrain, slowDrain, slowDrain,
-	refusedReboot, refusedReboot, clockStep, clockStep, clockStep, etcdAway, stall,
+	refusedReboot, refusedReboot, clockStep, clockStep, crash, crash, etcdAway, stall,
 }
 
 // A fault is what happens to one machine, and in which step. It happens once,
@@ -51,7 +52,7 @@ func (s *Simulation) drawFault(r *rand.Rand) fault {
 		f.in = []step{draining, staging, rebooting, validating}[where%4]
 	case powerCut:
 		f.in = []step{writing, queued, draining, staging, rebooting, validating}[where%6]
-	case clockStep:
+	case clockStep, crash:
 		f.in = []step{writing, queued, draining, validating}[where%4]
 	default:
 		f.in = draining
@@ -89,13 +90,15 @@ func (m *machine) entered(in step) {
 	case dies, powerCut:
 		f.armed = true
 		m.strike(in)
+	case crash:
+		f.armed = true
+		m.later(in, func() {
+			f.happen(s)
+			m.restart()
+		})
 	case clockStep:
-		f.happen(s)
-		m.skew = 24 * time.Hour
-		if m.index%2 == 0 {
-			m.skew = -m.skew
-		}
-		s.engine.after(f.lasts, func() { m.skew = 0; m.wake() })
+		f.armed = true
+		m.later(in, func() { m.step(f.lasts) })
 	case etcdAway:
 		f.happen(s)
 		s.away(f.lasts)
@@ -116,11 +119,34 @@ func (m *machine) strike(in step) {
 		f.happen(m.s)
 		m.dead = f.kind == dies
 	default:
-		long := map[step]time.Duration{queued: m.s.config.Reboot, draining: m.times.drain, validating: m.s.policy.Health.Settle}[in]
-		m.s.engine.after(time.Duration(f.part*float64(long)), func() {
-			if m.ctx != nil {
-				m.fails()
-			}
-		})
+		m.later(in, m.fails)
 	}
+}
+
+// later has something happen to the daemon after a part of the time that a step
+// takes.
+func (m *machine) later(in step, do func()) {
+	long := map[step]time.Duration{queued: m.s.config.Reboot, draining: m.times.drain, validating: m.s.policy.Health.Settle}[in]
+	m.s.engine.after(time.Duration(m.fault.part*float64(long)), func() {
+		if m.ctx != nil {
+			do()
+		}
+	})
+}
+
+// step steps the clock by a day, for a while. Spans within one run of a daemon
+// are measured by the monotonic clock, which no step touches and a simulation
+// has not: so the daemon is killed, both times, and only what it kept is wrong.
+func (m *machine) step(long time.Duration) {
+	const day = 24 * time.Hour
+	m.fault.happen(m.s)
+	m.skew = day
+	if m.index%2 == 0 {
+		m.skew = -day
+	}
+	m.restart()
+	m.s.engine.after(long, func() {
+		m.skew = 0
+		m.restart()
+	})
 }

@@ -52,7 +52,9 @@ type machine struct {
 	skew    time.Duration // of its clock
 	session rebootlock.Session
 
-	ctx     context.Context // of this boot; nil: it is off
+	system  context.Context // ends with this boot
+	ctx     context.Context // ends with this run of the daemon; nil: it does not run
+	kill    context.CancelFunc
 	updater *updater.Updater
 	wrote   int64 // last revision of the store that is its own
 	missed  bool  // it asked for something while etcd was away
@@ -84,7 +86,7 @@ func (m *machine) install() {
 	m.s.cluster.Place(m.id, "work")
 }
 
-// on reports whether the machine has power, and its disk too.
+// on reports whether the daemon runs on a machine that has power.
 func (m *machine) on() bool { return m.ctx != nil && m.ctx.Err() == nil && !m.disk.Stopped() }
 
 // now is the time by the machine's clock.
@@ -108,16 +110,42 @@ func (m *machine) boot() {
 		return
 	}
 	m.boots++
-	m.ctx = ctx
 	m.s.watch.booted(m)
-	m.updater = m.daemon()
 	if m.s.watch.holds(m.id) {
 		m.mark(validating)
+	}
+	m.start(ctx)
+	if m.s.watch.holds(m.id) {
 		m.entered(validating)
 	}
+}
+
+// start starts the daemon, for as long as this boot lasts.
+func (m *machine) start(boot context.Context) {
+	ctx, kill := context.WithCancel(boot)
+	m.system, m.ctx, m.kill = boot, ctx, kill
+	m.updater = m.daemon()
+	u := m.updater
 	m.crew.start(func() {
-		if err := m.updater.Run(ctx); err != nil {
+		if err := u.Run(ctx); err != nil {
 			m.s.watch.violate("machine %d: the updater ended: %v", m.index, err)
+		}
+	})
+}
+
+// restart kills the daemon, in the middle of whatever it does, and starts it
+// again.
+func (m *machine) restart() {
+	if m.ctx == nil {
+		return
+	}
+	m.kill()
+	m.ctx = nil
+	m.crew.poke(false)
+	m.s.abandon(m)
+	m.s.engine.after(time.Millisecond, func() {
+		if m.ctx == nil && m.system != nil && m.system.Err() == nil && m.end == running {
+			m.start(m.system)
 		}
 	})
 }
@@ -127,8 +155,8 @@ func (m *machine) daemon() *updater.Updater {
 	client := &rebootlock.Client{Store: wire{m}, Keys: m.s.keys, Self: m.self, Now: m.now, Rand: m.rand.Int64N,
 		Joined: func(uid string) error { m.uid = uid; return nil }}
 	var lock updater.RebootLock = &link.Group{Client: client}
-	if m.s.config.sabotage.unlocked {
-		lock = open{lock}
+	if spoil := m.s.config.sabotage.lock; spoil != nil {
+		lock = spoil(lock)
 	}
 	u := &updater.Updater{
 		Disk: slots{m.host, m}, Control: m.host.Control, Lock: lock,
@@ -136,15 +164,11 @@ func (m *machine) daemon() *updater.Updater {
 		Store: memory{m}, Scratch: m.scratch(), Program: "drydock-simulated", Now: m.now,
 		Keys: func(policy.Trust) (payload.Keys, error) { return m.s.factory.keys, nil },
 		HTTP: func(policy.Policy) (*http.Client, error) { return &http.Client{Transport: network{m}}, nil },
-		Rand: m.rand, Clock: m.crew, QueuePoll: queuePoll,
+		Rand: m.rand, Clock: m.crew, QueuePoll: m.s.queuePoll(),
 	}
 	u.SetPolicy(m.s.policy)
 	return u
 }
-
-// queuePoll is how often a queued machine looks unasked: a net below the watch,
-// which in a simulation has no holes.
-const queuePoll = time.Hour
 
 func (m *machine) self() rebootlock.Self {
 	return rebootlock.Self{Machine: m.id, Instance: "instance-" + m.id[24:], Boot: fmt.Sprintf("boot-%d", m.boots), Group: group,
@@ -209,10 +233,10 @@ func (m *machine) finish(e end) {
 
 // stop ends what runs. What it still does on its way out reaches nothing.
 func (m *machine) stop() {
-	if m.ctx != nil {
+	if m.system != nil {
 		m.host.PowerOff()
 		m.crew.poke(false)
-		m.ctx = nil
+		m.system, m.ctx = nil, nil
 	}
 }
 
@@ -238,8 +262,7 @@ func (m *machine) reboot() {
 		_ = m.session.Close(context.Background()) // what does not go now goes with the lease
 	}
 	m.s.abandon(m)
-	m.host.PowerOff()
-	m.ctx = nil
+	m.stop()
 	m.disk = m.disk.Restart(powercut.Everything)
 	m.entered(rebooting)
 	if !m.dead {

@@ -17,6 +17,8 @@ type observer struct {
 	s          *Simulation
 	permits    map[string]permit // by machine
 	tickets    map[string]int64  // by machine: revision in which it came to be
+	left       map[string]int64  // the same of those that are no more
+	turn       int64             // revision of the ticket that was granted last
 	members    map[string]bool
 	zones      map[string]int // holders
 	violations []string
@@ -37,7 +39,7 @@ type permit struct {
 const maxViolations = 100
 
 func newObserver(s *Simulation) *observer {
-	return &observer{s: s, permits: map[string]permit{}, tickets: map[string]int64{}, members: map[string]bool{}, zones: map[string]int{}}
+	return &observer{s: s, permits: map[string]permit{}, tickets: map[string]int64{}, left: map[string]int64{}, members: map[string]bool{}, zones: map[string]int{}}
 }
 
 func (o *observer) violate(format string, args ...any) {
@@ -81,10 +83,12 @@ func (o *observer) take(e rebootlock.Event) (granted bool) {
 			delete(o.members, parts[1])
 		}
 	case parts[0] == "tickets" && len(parts) == 3:
-		o.tickets[parts[2]] = e.Created
 		if e.Deleted {
+			o.left[parts[2]] = o.tickets[parts[2]]
 			delete(o.tickets, parts[2])
+			return false
 		}
+		o.tickets[parts[2]] = e.Created
 	case parts[0] == "permits" && len(parts) == 3:
 		return o.takePermit(parts[2], e)
 	}
@@ -119,7 +123,22 @@ func (o *observer) takePermit(machine string, e rebootlock.Event) (granted bool)
 	if o.first.IsZero() {
 		o.first = now
 	}
+	o.inTurn(machine)
 	return true
+}
+
+// inTurn judges that a grant is that of the oldest ticket. Where zones or faults
+// hold a machine back, others may come before it.
+func (o *observer) inTurn(machine string) {
+	c := o.s.config
+	if c.Faults > 0 || c.ZoneMax > 0 || c.OneZone {
+		return
+	}
+	asked := o.left[machine]
+	if asked < o.turn {
+		o.violate("machine %s asked in revision %d and got its permit after one that asked in revision %d", machine, asked, o.turn)
+	}
+	o.turn = asked
 }
 
 // judge holds the limits against the holders as of a revision. A permit that

@@ -61,7 +61,7 @@ func (o *office) candidate() *machine {
 	first := o.s.rand.IntN(len(all))
 	for i := range all {
 		m := all[(first+i)%len(all)]
-		if m.session != nil && !o.s.watch.holds(m.id) {
+		if _, held := o.s.watch.permit(m.id); m.session != nil && !held {
 			return m
 		}
 	}

@@ -28,8 +28,8 @@ func newOperator(s *Simulation) *operator {
 // prepare writes the group's rules.
 func (o *operator) prepare(ctx context.Context) error {
 	rules := o.s.config.rules()
-	if extra := o.s.config.sabotage.max; extra > 0 {
-		rules.Max = rebootlock.Max{Count: extra}
+	if change := o.s.config.sabotage.rules; change != nil {
+		change(&rules)
 	}
 	_, _, err := o.hand.Apply(ctx, group, rules)
 	return err

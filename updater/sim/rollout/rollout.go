@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/rebootlock"
+	"github.com/drydock-os/drydock/updater"
 )
 
 // Config says what is simulated.
@@ -46,12 +47,12 @@ type Config struct {
 	sabotage sabotage
 }
 
-// sabotage breaks a part on purpose, so that tests see the invariants fail.
+// sabotage breaks a part on purpose, so that tests see the observer notice.
 type sabotage struct {
-	max      int            // what the coordinator believes that max is, and the observer does not
-	unlocked bool           // the lock tells machines that they hold permits
-	boot     func(*machine) // is done to a machine before it boots
-	deaf     int            // so many machines are never told anything
+	rules func(*rebootlock.Rules)                     // that the coordinator goes by, and the observer does not
+	lock  func(updater.RebootLock) updater.RebootLock // of every machine
+	boot  func(*machine)                              // is done to a machine before it boots
+	deaf  int                                         // so many machines are never told anything
 }
 
 // MaxMachines bounds a simulation: each machine takes about 100 KiB.

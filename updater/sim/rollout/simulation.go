@@ -93,7 +93,13 @@ func hostPolicy(c Config) policy.Policy {
 // are left wait for ever.
 func (s *Simulation) horizon() time.Time {
 	least := bound(s.config.Machines, s.config.Machines, s.permits(), s.config.Reboot, s.config.deadline())
-	return start.Add(4*least + 24*time.Hour)
+	return start.Add(4*least + time.Hour)
+}
+
+// queuePoll is how often a queued machine looks unasked: a net below the watch,
+// which in a simulation has no holes.
+func (s *Simulation) queuePoll() time.Duration {
+	return max(time.Hour, bound(s.config.Machines, 0, s.permits(), s.config.Reboot, 0)/2)
 }
 
 func (s *Simulation) permits() int { return s.config.Max.Of(s.config.Machines) }
@@ -109,7 +115,7 @@ func (s *Simulation) run(ctx context.Context) error {
 	s.office.stand()
 	end, steps := s.horizon(), 0
 	for s.running > 0 || s.watch.held() > 0 {
-		if steps++; steps%4096 == 0 {
+		if steps++; steps%1024 == 0 {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -247,8 +253,9 @@ func (s *Simulation) away(long time.Duration) {
 		}
 		s.store.Outage(nil)
 		s.lapse(sessionTTL)
-		s.office.stand()
 		s.learn()
+		s.office.stand()
+		s.office.passSoon()            // with a new watch everything is looked at again
 		for _, m := range s.machines { // a client tries again by itself, within about ten seconds
 			if m.missed && m.end == running {
 				m.missed = false
