@@ -67,7 +67,7 @@ var homes = map[string][]string{
 	"github.com/pelletier/go-toml/":            {"cmd/internal/config"},
 	"github.com/go-viper/mapstructure/":        {"cmd/internal/config"},
 	"github.com/spf13/cobra":                   {"cmd/internal/cli"},
-	"go.etcd.io/":                              {"rebootlock", "rebootlock/etcdtest", "rebootlock/etcdtest/etcd", "omaha/depot"},
+	"go.etcd.io/":                              {"rebootlock", "rebootlock/etcdtest", "rebootlock/etcdtest/etcd", "omaha/depot", "cmd/internal/demo"},
 	"github.com/coreos/go-semver/":             {"updater/policy", "omaha"},
 	"github.com/coreos/go-systemd/v22/journal": {"cmd/internal/journal"},
 	"github.com/coreos/go-systemd/v22/daemon":  {"cmd/internal/daemon"},

@@ -7,108 +7,110 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
-
-	"github.com/drydock-os/drydock/updater"
-	"github.com/drydock-os/drydock/updater/sim"
 )
 
-// screen tells the demo: lines, and on a terminal a bar that moves.
+// columns is how wide a line may be.
+const columns = 100
+
+// screen tells the demo: lines, and below them, on a terminal, a board that is
+// drawn over and over.
 type screen struct {
-	mu      sync.Mutex
-	out     io.Writer
-	live    bool // the bar can be drawn over
-	began   time.Time
-	quarter int // of the download that was told last, where nothing can be drawn over
-	drawn   bool
-	last    string
+	mu    sync.Mutex
+	out   io.Writer
+	live  bool // what was drawn can be drawn over
+	width int
+	began time.Time
+	board []string // as it stands below the lines
 }
 
 func newScreen(out io.Writer) *screen {
-	f, ok := out.(*os.File)
-	return &screen{out: out, live: ok && term.IsTerminal(int(f.Fd())), began: time.Now()}
+	s := &screen{out: out, width: columns, began: time.Now()}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		s.live = true
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+			s.width = min(w, columns)
+		}
+	}
+	return s
 }
 
 func (s *screen) title(format string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.line("")
-	s.line(fmt.Sprintf(format, args...))
-	s.line(strings.Repeat("─", len(fmt.Sprintf(format, args...))))
+	text := fmt.Sprintf(format, args...)
+	s.print("", text, strings.Repeat("─", utf8.RuneCountInString(text)))
 }
 
+// say prints a sentence.
 func (s *screen) say(format string, args ...any) {
+	s.print(fold("  ", fmt.Sprintf(format, args...), s.width)...)
+}
+
+// command prints what an operator types.
+func (s *screen) command(format string, args ...any) {
+	s.print("", "  $ "+fmt.Sprintf(format, args...))
+}
+
+// item prints one line of a command's answer.
+func (s *screen) item(text string) { s.print(fold("    - ", text, s.width)...) }
+
+// tell prints what happens on a machine.
+func (s *screen) tell(host, format string, args ...any) {
+	s.print(fold(fmt.Sprintf("  %5.1fs  %s  ", time.Since(s.began).Seconds(), host), fmt.Sprintf(format, args...), s.width)...)
+}
+
+// print writes lines above the board.
+func (s *screen) print(lines ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.line("  " + fmt.Sprintf(format, args...))
+	s.write(lines, s.board)
 }
 
-// line ends a bar that is being drawn, and writes a line.
-func (s *screen) line(text string) {
-	if s.drawn {
-		fmt.Fprintln(s.out)
-		s.drawn = false
-	}
-	fmt.Fprintln(s.out, text)
-}
-
-func (s *screen) boot(m *sim.Machine) {
-	slot, err := m.Booted()
-	id, _ := m.Identity()
-	if err == nil {
-		s.say("%s  power on: the firmware picks slot %s, release %s boots", s.clock(), slot, id.Release)
-	}
-}
-
-func (s *screen) clock() string { return fmt.Sprintf("%5.1fs", time.Since(s.began).Seconds()) }
-
-// Observe implements updater.Observer.
-func (s *screen) Observe(e updater.Event) {
+// draw puts another board in the place of the last.
+func (s *screen) draw(board []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch e.Type {
-	case updater.EventProgress:
-		s.bar(e.Status)
-	case updater.EventStep, updater.EventHook, updater.EventStarted, updater.EventChecked, updater.EventWaiting:
-		if text := told[e.Status.Step]; e.Type == updater.EventStep && text != "" && text != s.last {
-			s.last = text
-			s.line(fmt.Sprintf("  %s  %s", s.clock(), text))
+	for i, line := range board {
+		board[i] = clip(line, s.width-1) // a line that wraps could not be drawn over
+	}
+	s.write(nil, board)
+}
+
+// write takes the board away, writes lines and the next board, in one piece.
+func (s *screen) write(lines, board []string) {
+	var b strings.Builder
+	if n := len(s.board); n > 0 {
+		fmt.Fprintf(&b, "\x1b[%dA\x1b[J", n)
+	}
+	for _, line := range append(append([]string(nil), lines...), board...) {
+		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	}
+	s.board = board
+	io.WriteString(s.out, b.String())
+}
+
+// fold breaks a text into lines of at most width columns; what follows the
+// first begins below its text.
+func fold(head, text string, width int) (lines []string) {
+	if utf8.RuneCountInString(head)+utf8.RuneCountInString(text) <= width {
+		return []string{head + text}
+	}
+	line, indent := head, strings.Repeat(" ", utf8.RuneCountInString(head))
+	for _, word := range strings.Fields(text) {
+		if utf8.RuneCountInString(line)+utf8.RuneCountInString(word) > width && line != indent && line != head {
+			lines = append(lines, line)
+			line = indent
 		}
-	default:
-		s.line(fmt.Sprintf("  %s  → %s", s.clock(), e.Message))
+		line += word + " "
 	}
+	return append(lines, line)
 }
 
-// told says a step in a person's words; the events tell the rest.
-var told = map[updater.Step]string{
-	updater.Check:    "ask the update server",
-	updater.Write:    "make the passive slot unbootable, then write and verify it",
-	updater.Lock:     "ask the group's lock for a permit to reboot",
-	updater.Drain:    "have the workloads moved away",
-	updater.Stage:    "read the slot once more, then set the boot flags: on trial",
-	updater.Validate: "judge the health of this boot",
-	updater.MarkGood: "end the trial",
-	updater.Reject:   "remember the verdict, then point the flags at the old slot",
-	updater.Resume:   "take the workloads back",
-	updater.Release:  "give the permit back, last of all",
-}
-
-const barWidth = 40
-
-func (s *screen) bar(st updater.Status) {
-	if st.Total == 0 {
-		return
+// clip cuts a text at a column.
+func clip(text string, width int) string {
+	if utf8.RuneCountInString(text) <= width {
+		return text
 	}
-	full := int(st.Progress * barWidth)
-	text := fmt.Sprintf("         [%s%s] %3.0f %%  %d of %d MiB", strings.Repeat("█", full), strings.Repeat("·", barWidth-full), st.Progress*100, st.Done>>20, st.Total>>20)
-	if s.live {
-		fmt.Fprint(s.out, "\r"+text)
-		s.drawn = true
-		return
-	}
-	if q := int(st.Progress * 4); q != s.quarter {
-		s.quarter = q
-		fmt.Fprintln(s.out, text)
-	}
+	return string([]rune(text)[:max(width-1, 0)]) + "…"
 }

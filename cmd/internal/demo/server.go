@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -100,7 +101,9 @@ func makeImage(dir, version string) (string, error) {
 	}
 	defer f.Close()
 	content := make([]byte, imageSize-(1<<20))
-	random := rand.New(rand.NewPCG(uint64(len(version)), uint64(version[len(version)-1])))
+	seed := fnv.New64a()
+	io.WriteString(seed, version)
+	random := rand.New(rand.NewPCG(seed.Sum64(), 0))
 	for i := 0; i < len(content); i += 8192 {
 		for j := range min(4096, len(content)-i) {
 			content[i+j] = byte(random.Uint32())
