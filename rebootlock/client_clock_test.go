@@ -43,6 +43,7 @@ func TestClockThatIsADayWrong(t *testing.T) {
 // sees by its permit that its clock is wrong.
 func TestGrantTellsTheTime(t *testing.T) {
 	y := newYard(t, Rules{Max: Max{Count: 1}})
+	y.held() // a stamp; the next one is not due before the grant
 	a := y.ship(1)
 	a.off = 25 * time.Hour
 	a.ask()
@@ -97,6 +98,21 @@ func TestNobodyCoordinates(t *testing.T) {
 	y.write(y.keys.Stamp(), []byte("?"))
 	if s := a.state(); !has(s.Waits, "coordinator") {
 		t.Errorf("%+v", s.Waits)
+	}
+}
+
+// TestFailureOfNoReleaseStopsNoMachine: one that asks for nothing has no release
+// that could be stopped.
+func TestFailureOfNoReleaseStopsNoMachine(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}})
+	y.write(y.keys.Failures(testGroup), encode(Failures{Version: 1, Failed: []Failure{{Machine: "m"}}}, nil))
+	a := y.ship(1)
+	if s := a.state(); len(s.Stops) > 0 {
+		t.Errorf("%v", s.Stops)
+	}
+	a.ask()
+	if s := a.state(); len(s.Stops) > 0 {
+		t.Errorf("%v", s.Stops)
 	}
 }
 

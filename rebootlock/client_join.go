@@ -198,7 +198,7 @@ func (c *Client) appear(ctx context.Context, v scene) (bool, error) {
 	})
 	switch {
 	case errors.Is(err, ErrRefused) && !fresh:
-		return true, c.forgo(ctx) // the lease has ended: another one
+		c.forgo(ctx) // the lease has ended: another one
 	case err != nil:
 		return false, fmt.Errorf("show this machine as present: %w", err)
 	case written:
@@ -217,9 +217,7 @@ func (c *Client) begin(ctx context.Context) (s Session, fresh bool, err error) {
 	if s != nil {
 		select {
 		case <-s.Done():
-			if err := c.forgo(ctx); err != nil {
-				return nil, false, err
-			}
+			c.forgo(ctx)
 		default:
 			return s, false, nil
 		}
@@ -234,17 +232,14 @@ func (c *Client) begin(ctx context.Context) (s Session, fresh bool, err error) {
 	return s, true, nil
 }
 
-// forgo drops a session that has ended, or may have: what still hangs on it is
-// not to outlive this by its whole time.
-func (c *Client) forgo(ctx context.Context) error {
+// forgo drops a session that has ended, or may have. What still hangs on it goes
+// now if the store hears of it, and else after its time.
+func (c *Client) forgo(ctx context.Context) {
 	c.mu.Lock()
 	s := c.session
 	c.session = nil
 	c.mu.Unlock()
-	if err := s.Close(ctx); err != nil && !errors.Is(err, ErrRefused) {
-		return fmt.Errorf("end the old session: %w", err)
-	}
-	return nil
+	_ = s.Close(ctx)
 }
 
 // journal is an entry of this machine's.

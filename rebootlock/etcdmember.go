@@ -48,6 +48,7 @@ type voter struct {
 
 func (m voter) id() uint64 { return m.status.Header.MemberId }
 
+// String names the member as etcdctl does.
 func (m voter) String() string { return fmt.Sprintf("etcd member %x", m.id()) }
 
 // Members returns the voters of etcd on this machine: not learners, which may
