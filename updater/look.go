@@ -48,7 +48,9 @@ func (u *Updater) look(ctx context.Context) Observed {
 		}
 	}
 	u.lookOutside(ctx, &o, u.recall())
-	if o.Permit != Held {
+	if o.Permit == Held {
+		run.asked = time.Time{} // who loses it, asks again
+	} else {
 		run.forced = false
 	}
 	o.Drained = o.Drained || run.forced

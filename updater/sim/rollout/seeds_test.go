@@ -37,3 +37,13 @@ func TestManySeeds(t *testing.T) {
 		}
 	}
 }
+
+// TestPermitTakenAwayUnseen: a machine to which etcd was away lost its permit
+// meanwhile, and believed itself in the queue.
+func TestPermitTakenAwayUnseen(t *testing.T) {
+	r, _ := simulate(t, Config{Machines: 17, Max: permits(3), Reboot: time.Second, Deadline: time.Second, Faults: 0.1, Seed: 12})
+	sound(t, r)
+	if r.Makespan > 300 {
+		t.Errorf("it took %v s", r.Makespan)
+	}
+}
