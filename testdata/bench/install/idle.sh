@@ -1,7 +1,8 @@
 #!/bin/bash
 # idle.sh [--seconds N] [--drydockd FILE] prints the resident memory of drydockd
 # after it has done nothing for a minute: on the bus, with a policy file, a disk
-# of two slots and a server that it does not ask yet; no scheduler is configured.
+# of two slots, a server that it does not ask yet, and a cluster of one machine in
+# a real etcd, of which it is the coordinator; no scheduler is configured.
 # The service of RAUC, where it is installed, stands beside it.
 set -euo pipefail
 export LC_ALL=C
@@ -38,13 +39,38 @@ finish() {
 	exit "$status"
 }
 
-# build makes drydockd as a release would, without debug information, and with the
-# etcd client in it, which the reboot lock is to use.
+# build makes drydockd as a release would, without debug information, and etcd.
 build() {
+	(cd "$module" && nice go build -o "$state/etcd" ./rebootlock/etcdtest/etcd)
 	[ -z "$drydockd" ] || return 0
 	drydockd=$state/drydockd
-	(cd "$module" && nice go build -tags etcdlinked -trimpath -ldflags='-s -w' -o "$drydockd" ./cmd/drydockd)
+	(cd "$module" && nice go build -trimpath -ldflags='-s -w' -o "$drydockd" ./cmd/drydockd)
 }
+
+# free_port prints a loopback port that nobody has.
+free_port() {
+	local port
+	while port=$((20000 + RANDOM % 20000)); do
+		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+	done
+	echo "$port"
+}
+
+start_etcd() {
+	local peer
+	etcd_url=http://127.0.0.1:$(free_port) peer=http://127.0.0.1:$(free_port)
+	"$state/etcd" --name one --data-dir "$state/etcd-data" --log-level error --unsafe-no-fsync \
+		--listen-client-urls "$etcd_url" --advertise-client-urls "$etcd_url" \
+		--listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" \
+		--initial-cluster "one=$peer" >"$state/etcd.log" 2>&1 &
+	pids+=("$!")
+	await etcd healthy
+}
+
+healthy() { exec 3<>"/dev/tcp/127.0.0.1/${etcd_url##*:}"; }
+
+# joined says that the machine is in its cluster.
+joined() { [ -s "$state/var/cluster.json" ]; }
 
 # a_machine makes what the daemon looks at: a disk image with Flatcar's two
 # slots, the running system's few files, a key and a policy.
@@ -68,6 +94,11 @@ a_machine() {
 		disk = "$state/disk"
 		booted = "A"
 		boot_directory = "$state/boot"
+		[cluster]
+		id = "bench"
+		endpoints = ["$etcd_url"]
+		[group]
+		max = "1"
 	POLICY
 }
 
@@ -78,6 +109,7 @@ start_drydockd() {
 	drydockd_pid=$!
 	pids+=("$drydockd_pid")
 	await drydockd owned io.drydock.Drydock1
+	await drydockd joined
 }
 
 start_rauc() {
@@ -100,15 +132,6 @@ resident() {
 	' "/proc/$2/status" || fail "$1 has ended"
 }
 
-# linked prints whether the etcd client is part of the program.
-linked() {
-	if go version -m "$drydockd" | grep -q 'go.etcd.io/etcd/client/v3'; then
-		echo "etcd client linked"
-	else
-		echo "**etcd client not linked**"
-	fi
-}
-
 main() {
 	parse "$@"
 	programs go openssl sfdisk
@@ -118,12 +141,13 @@ main() {
 	trap 'exit 143' TERM
 	build
 	private_bus
+	start_etcd
 	start_drydockd
 	if command -v rauc >/dev/null; then start_rauc; fi
 	sleep "$seconds"
 	echo "| idle for $seconds s | RSS MiB | of it anonymous |"
 	echo "|---|---|---|"
-	resident "drydockd, $(linked), $(stat -c %s "$drydockd" | awk '{ printf "%.1f MB", $1 / 1e6 }')" "$drydockd_pid"
+	resident "drydockd in a cluster, $(stat -c %s "$drydockd" | awk '{ printf "%.1f MB", $1 / 1e6 }')" "$drydockd_pid"
 	if [ -n "${rauc_pid:-}" ]; then resident "$(rauc --version) service" "$rauc_pid"; fi
 }
 
