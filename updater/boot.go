@@ -29,7 +29,7 @@ func (u *Updater) lock(ctx context.Context, o Observed) error {
 	if err != nil {
 		return fmt.Errorf("ask for a permit: %w", err)
 	}
-	if u.run.asked = o.Now; permit == Held {
+	if u.run.asked, u.run.answer = o.Now, permit; permit == Held {
 		u.run.asked = time.Time{}
 		u.event(EventStep, "", nil, "a permit to reboot was granted")
 	}

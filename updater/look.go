@@ -48,9 +48,7 @@ func (u *Updater) look(ctx context.Context) Observed {
 		}
 	}
 	u.lookOutside(ctx, &o, u.recall())
-	if o.Permit == Held {
-		run.asked = time.Time{} // who loses it, asks again
-	} else {
+	if o.Permit != Held {
 		run.forced = false
 	}
 	o.Drained = o.Drained || run.forced

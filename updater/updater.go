@@ -84,6 +84,7 @@ type running struct {
 	forced      bool      // the policy gave a drain up and goes on without
 	begun       bool      // a drain was begun, and nothing resumed since
 	asked       time.Time // when the lock was last asked and granted nothing
+	answer      Permit    // what it said then
 	halt        string    // why a permit would be given back unused
 	resumed     bool      // work was taken back since this run began, and not drained again
 	nextCheck   time.Time
@@ -285,10 +286,11 @@ func (u *Updater) resting(o Observed, step Step) bool {
 	return ok && o.Now.Before(f.Until) && !(step == Write && o.Asked)
 }
 
-// inLine reports whether the lock was asked lately and granted nothing: it wakes
-// the updater when it does, and is asked again now and then.
+// inLine reports whether the lock was asked lately, granted nothing, and its answer
+// still stands: it wakes the updater when that changes, and is asked again now
+// and then. A permit may have come and gone while the lock could not be read.
 func (u *Updater) inLine(o Observed) bool {
-	return !u.run.asked.IsZero() && o.Now.Sub(u.run.asked) < u.queuePoll()
+	return !u.run.asked.IsZero() && o.Permit == u.run.answer && o.Now.Sub(u.run.asked) < u.queuePoll()
 }
 
 // poll is how often a waiting machine looks at what cannot wake it, at what it

@@ -166,6 +166,9 @@ func (m *machine) daemon() *updater.Updater {
 		HTTP: func(policy.Policy) (*http.Client, error) { return &http.Client{Transport: network{m}}, nil },
 		Rand: m.rand, Clock: m.crew, QueuePoll: m.s.queuePoll(),
 	}
+	if heard := m.s.config.heard; heard != nil {
+		u.Observers = []updater.Observer{updater.ObserverFunc(func(e updater.Event) { heard(m.index, e) })}
+	}
 	u.SetPolicy(m.s.policy)
 	return u
 }

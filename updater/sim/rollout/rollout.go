@@ -45,6 +45,7 @@ type Config struct {
 	Progress func(done int, at time.Duration)
 
 	sabotage sabotage
+	heard    func(machine int, e updater.Event) // is told every event, if it is not nil
 }
 
 // sabotage breaks a part on purpose, so that tests see the observer notice.
