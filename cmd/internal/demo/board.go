@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +30,12 @@ func (f *fleet) draw(ctx context.Context) {
 
 // rows are the lines of the board.
 func (f *fleet) rows(v rebootlock.View) []string {
-	rows := []string{"", f.heading(v), fmt.Sprintf("  %-7s %-13s %-46s %s", "HOST", "RUNS", "DOES", "WORK ON IT")}
+	const beside = 54 // columns that all but DOES take
+	width := max(f.screen.width-beside, 16)
+	row := func(host, runs, does, work string) string {
+		return fmt.Sprintf("  %-7s %-13s %-*s %s", host, runs, width, clip(does, width), work)
+	}
+	rows := []string{"", f.heading(v), row("HOST", "RUNS", "DOES", "WORK ON IT")}
 	phases := f.witness.holders()
 	for _, h := range f.hosts {
 		s, on := h.status()
@@ -37,11 +43,11 @@ func (f *fleet) rows(v rebootlock.View) []string {
 		if on && s.Release != "" {
 			runs = fmt.Sprintf("%s (%s)", s.Release, s.Booted)
 		}
-		does := f.does(h, v)
+		does := does(h, v, width)
 		if phases[h.name] != "" {
 			does = "● " + does
 		}
-		rows = append(rows, fmt.Sprintf("  %-7s %-13s %-46s %s", h.name, runs, clip(does, 46), strings.Join(f.work.on(h.name), " ")))
+		rows = append(rows, row(h.name, runs, does, strings.Join(f.work.on(h.name), " ")))
 	}
 	return rows
 }
@@ -65,28 +71,54 @@ func (f *fleet) heading(v rebootlock.View) string {
 	return text
 }
 
-const barWidth = 16
-
-// does says what a machine does, or what it waits for.
-func (f *fleet) does(h *host, v rebootlock.View) string {
+// does says what a machine does, or what it waits for, in about width columns.
+func does(h *host, v rebootlock.View, width int) string {
 	s, on := h.status()
 	switch {
 	case !on:
 		return "off: it reboots"
 	case s.Operation == updater.Downloading && s.Total > 0:
-		full := int(s.Progress * barWidth)
-		return fmt.Sprintf("writes %s %s%s %3.0f %%", s.NewVersion, strings.Repeat("█", full), strings.Repeat("·", barWidth-full), 100*s.Progress)
+		all := min(max(width-24, 2), 20)
+		full := int(s.Progress * float64(all))
+		return fmt.Sprintf("writes %s %s%s %3.0f %%", s.NewVersion, strings.Repeat("█", full), strings.Repeat("·", all-full), 100*s.Progress)
 	case steps[s.Step] != "":
 		return steps[s.Step]
 	case s.Permit == "queued":
-		if why := rebootlock.Explain(v, h.machine.ID); len(why) > 0 {
-			return "waits: " + why[0].Text
-		}
-		return "waits for a permit"
+		return queues(h.machine.ID, v)
+	case rejected(s, v) != "":
+		return "went back from " + rejected(s, v)
 	case len(s.Reasons) > 0 && s.Reasons[0].Kind != "current":
 		return "waits: " + s.Reasons[0].Text
 	}
 	return "is up to date"
+}
+
+// queues says what a machine in the queue waits for.
+func queues(machine string, v rebootlock.View) string {
+	for _, g := range v.Groups {
+		for _, w := range g.Queue {
+			switch {
+			case w.Machine != machine:
+			case len(w.Waits) == 0 || w.Waits[0].Kind == "full":
+				return fmt.Sprintf("waits: number %d in the queue", w.Place)
+			default:
+				return "waits: " + w.Waits[0].Text
+			}
+		}
+	}
+	return "waits for a permit"
+}
+
+// rejected names the release that stopped and that a machine went back from.
+func rejected(s updater.Status, v rebootlock.View) string {
+	for _, g := range v.Groups {
+		for _, stop := range g.Stops {
+			if slices.ContainsFunc(s.Rejected, func(r updater.Rejection) bool { return r.Version == stop.Release }) {
+				return stop.Release
+			}
+		}
+	}
+	return ""
 }
 
 // steps says a step in a person's words.

@@ -36,6 +36,9 @@ const (
 	patience  = 110 * time.Second // for all of it: it takes about a minute
 )
 
+// errSlow ends a demo that nobody would wait for.
+var errSlow = fmt.Errorf("the demo does not end within %s: this machine is slow, or busy with something else", patience)
+
 var keys = rebootlock.Keys{Cluster: "demo"}
 
 // pace is how long things take that take no time in a demo.
@@ -68,6 +71,8 @@ type fleet struct {
 	hosts    []*host
 	witness  *witness
 	screen   *screen
+
+	frozen, thawed int64 // revisions of etcd
 }
 
 // Run plays the demo and tells it on out. It needs no privilege and no
@@ -79,14 +84,9 @@ func Run(ctx context.Context, out io.Writer) error {
 
 // play plays it at a pace, and returns what is to be seen of it afterwards.
 func play(ctx context.Context, out io.Writer, p pace) (f *fleet, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errSlow)
 	defer cancel()
 	f = &fleet{pace: p, screen: newScreen(out)}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("demo: %w", err)
-		}
-	}()
 	if f.dir, err = os.MkdirTemp("", "drydock-demo-"); err != nil {
 		return f, err
 	}
@@ -118,15 +118,15 @@ func (f *fleet) run(ctx context.Context) error {
 	if err := f.build(ctx); err != nil {
 		return err
 	}
-	start, err := store.Read(ctx, rebootlock.Range{Key: keys.Rules(group)})
+	start, err := f.revision(ctx)
 	if err != nil {
 		return err
 	}
-	f.witness = &witness{name: f.nameOf, tell: f.screen.tell}
+	f.witness = &witness{name: f.nameOf, tell: f.screen.tell, permits: map[string]rebootlock.Permit{}}
 	g, ctx := errgroup.WithContext(ctx)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	g.Go(func() error { return f.witness.watch(ctx, store, start.Revision) })
+	g.Go(func() error { return f.witness.watch(ctx, store, start) })
 	for _, h := range f.hosts {
 		g.Go(func() error { return h.live(ctx) })
 	}
@@ -165,6 +165,18 @@ func (f *fleet) build(ctx context.Context) error {
 	say("server      Omaha and payloads on %s", f.server.url)
 	say("look on     go run ./cmd/drydock fleet status -w --cluster %s --endpoints %s", keys.Cluster, f.endpoint)
 	return ctx.Err()
+}
+
+// revision is the one in which the group's rules were last changed.
+func (f *fleet) revision(ctx context.Context) (int64, error) {
+	s, err := f.operator.Store.Read(ctx, rebootlock.Range{Key: keys.Rules(group)})
+	if err != nil {
+		return 0, err
+	}
+	if len(s.KVs) != 1 {
+		return 0, fmt.Errorf("group %s has no rules", group)
+	}
+	return s.KVs[0].Modified, nil
 }
 
 func (f *fleet) nameOf(machine string) string {

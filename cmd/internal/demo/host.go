@@ -182,7 +182,7 @@ func (h *host) observe(e updater.Event) {
 	case updater.EventGood:
 		say("%s is up from slot %s, healthy, and marked good", e.Version, e.Status.Booted)
 	case updater.EventRolledBack:
-		say("→ is back from %s", e.Version)
+		say("→ runs %s again", e.Version)
 	case updater.EventRejected, updater.EventReturned:
 		say("→ %s", e.Message)
 	case updater.EventError:

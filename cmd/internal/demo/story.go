@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -112,7 +113,14 @@ func (f *fleet) freeze(ctx context.Context) error {
 	if err := f.operator.Freeze(ctx, group, reason); err != nil {
 		return err
 	}
+	var err error
+	if f.frozen, err = f.revision(ctx); err != nil {
+		return err
+	}
 	if err := f.until(ctx, "the frozen group is at rest", f.halted); err != nil {
+		return err
+	}
+	if err := f.pauseToRead(ctx); err != nil { // and what the machines say of themselves comes in
 		return err
 	}
 	waiting := slices.IndexFunc(f.hosts, func(h *host) bool { return h.queued() })
@@ -153,6 +161,10 @@ func (f *fleet) thaw(ctx context.Context) error {
 		return err
 	}
 	if err := f.operator.Thaw(ctx, group); err != nil {
+		return err
+	}
+	var err error
+	if f.thawed, err = f.revision(ctx); err != nil {
 		return err
 	}
 	return f.until(ctx, "every machine runs "+fixedRelease, f.all(fixedRelease))
@@ -277,9 +289,13 @@ func (f *fleet) boots() (n int) {
 // until waits for cond, and says what was waited for in vain.
 func (f *fleet) until(ctx context.Context, what string, cond func() bool) error {
 	for !cond() {
-		if !nap(ctx, 20*time.Millisecond) {
-			return fmt.Errorf("wait until %s: %w; %s", what, context.Cause(ctx), f.standing())
+		if nap(ctx, 20*time.Millisecond) {
+			continue
 		}
+		if err := context.Cause(ctx); !errors.Is(err, errSlow) {
+			return err
+		}
+		return fmt.Errorf("%w; it waited until %s: %s", errSlow, what, f.standing())
 	}
 	return nil
 }
@@ -289,7 +305,11 @@ func (f *fleet) standing() string {
 	var texts []string
 	for _, h := range f.hosts {
 		s, _ := h.status()
-		texts = append(texts, fmt.Sprintf("%s %s %s, permit %s, %v", h.name, s.Release, s.StepName, s.Permit, s.Reasons))
+		text := fmt.Sprintf("%s runs %s, step %s, permit %s", h.name, s.Release, s.StepName, s.Permit)
+		if len(s.Reasons) > 0 {
+			text += ", " + s.Reasons[0].Text
+		}
+		texts = append(texts, text)
 	}
 	return strings.Join(texts, "; ")
 }

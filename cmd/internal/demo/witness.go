@@ -19,7 +19,6 @@ type witness struct {
 	mu      sync.Mutex
 	permits map[string]rebootlock.Permit // by key
 	most    int                          // that were held at any revision
-	seen    int64                        // revision
 	log     []sighting
 }
 
@@ -36,7 +35,6 @@ var errBlind = errors.New("the watch on the permits broke off, so nobody knows h
 
 // watch follows every change after a revision until ctx ends.
 func (w *witness) watch(ctx context.Context, store rebootlock.Store, after int64) error {
-	w.permits, w.seen = map[string]rebootlock.Permit{}, after
 	prefix := strings.TrimSuffix(keys.Permit(group, "x"), "x")
 	for batch := range store.Watch(ctx, after, rebootlock.Range{Key: prefix, Prefix: true}) {
 		for i, e := range batch {
@@ -94,7 +92,7 @@ func (w *witness) count(revision int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := w.held()
-	w.most, w.seen = max(w.most, n), revision
+	w.most = max(w.most, n)
 	for i := len(w.log) - 1; i >= 0 && w.log[i].revision == revision; i-- {
 		w.log[i].held = n
 	}
