@@ -245,7 +245,7 @@ func (c *Client) forgo(ctx context.Context) {
 // journal is an entry of this machine's.
 func (c *Client) journal(v scene, what, why string) Op {
 	e := Entry{Version: version, At: v.now, Group: v.at.group, Machine: v.self.Machine, Who: "machine " + v.self.Machine, What: what, Why: why}
-	return Op{Key: c.Keys.Entry(entryID(v.now)), Value: encode(e, nil)}
+	return Op{Key: c.Keys.OwnEntry(v.self.Machine, entryID(v.now)), Value: encode(e, nil)}
 }
 
 // register makes the member record what the machine is now. While another

@@ -63,6 +63,12 @@ func (k Keys) Election() string { return k.root() + "coordinator" }
 // Entry is the key of a journal entry.
 func (k Keys) Entry(id string) string { return k.root() + "journal/" + id }
 
+// OwnEntry is the key of a journal entry that a machine writes: below a prefix
+// of its own, so that it needs no right to change what others wrote.
+func (k Keys) OwnEntry(machine, id string) string {
+	return k.Entry(url.PathEscape(machine) + "/" + id)
+}
+
 // The kinds of records, as the part of the key after the cluster names them.
 const (
 	kindCluster  = "lock/cluster"
