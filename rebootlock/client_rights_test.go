@@ -19,7 +19,7 @@ func TestHostMayWriteItsOwnKeysOnly(t *testing.T) {
 	own := []string{keys.Member(self.Machine), keys.Status(self.Machine), keys.Ticket(self.Group, self.Machine), keys.Permit(self.Group, self.Machine)}
 	rights := []etcdtest.Permission{
 		{Key: keys.root(), Prefix: true},
-		{Key: keys.root() + "journal/", Prefix: true, Write: true},
+		{Key: keys.root() + "journal/" + self.Machine + "/", Prefix: true, Write: true},
 		{Key: keys.all(kindPresence, self.Machine).Key, Prefix: true, Write: true},
 	}
 	for _, key := range own {
@@ -78,7 +78,7 @@ func TestHostMayWriteItsOwnKeysOnly(t *testing.T) {
 	other := "00000000000000000000000000000002"
 	for _, key := range []string{
 		keys.Member(other), keys.Permit(self.Group, other), keys.Ticket(self.Group, other), keys.Status(other), keys.Presence(other, "b"),
-		keys.Rules(self.Group), keys.Failures(self.Group), keys.Ledger(self.Group), keys.ClusterRecord(), keys.Stamp(), keys.Election() + "/1",
+		keys.Rules(self.Group), keys.Failures(self.Group), keys.Ledger(self.Group), keys.ClusterRecord(), keys.Stamp(), keys.Election() + "/1", keys.Entry("0"),
 		Keys{Cluster: "production"}.Member(self.Machine),
 	} {
 		if _, err := host.Commit(ctx, Txn{Then: []Op{{Key: key, Value: []byte("{}")}}}); !errors.Is(err, ErrRefused) {
