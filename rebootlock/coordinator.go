@@ -80,7 +80,7 @@ func (c *Coordinator) after(err error) time.Duration {
 	if c.Trouble != nil {
 		c.Trouble(err)
 	}
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) || errors.Is(err, ErrRefused) {
 		return holdBack
 	}
 	return 0
@@ -111,6 +111,9 @@ func (c *Coordinator) term(ctx context.Context) error {
 		}
 	})
 	lead, err := session.Campaign(ctx, c.Keys.Election(), []byte(c.Machine))
+	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
+		return fmt.Errorf("stand for coordinator: etcd does not let this machine coordinate cluster %s, which it leaves to others: give its user the role of a coordinator (etcd-roles.md), or set cluster.coordinate = false: %w", c.Keys.Cluster, err)
+	}
 	if err != nil {
 		return fmt.Errorf("stand for coordinator: %w", err)
 	}
