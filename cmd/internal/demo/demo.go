@@ -29,7 +29,6 @@ const (
 const (
 	machines  = 5
 	permits   = 2
-	imageSize = 16 << 20
 	slotSize  = 24 << 20
 	group     = "hosts"
 	appID     = "{d0c4d0c4-0000-4000-8000-d0c4d0c4d0c4}"
@@ -41,8 +40,10 @@ var errSlow = fmt.Errorf("the demo does not end within %s: this machine is slow,
 
 var keys = rebootlock.Keys{Cluster: "demo"}
 
-// pace is how long things take that take no time in a demo.
+// pace is how large a release is, and how long things take that take no time
+// in a demo.
 type pace struct {
+	image     int64         // bytes
 	bandwidth policy.Size   // of one machine's download, a second
 	move      time.Duration // one workload to another machine
 	slow      time.Duration // the same where a drain is to be caught in its middle
@@ -55,7 +56,7 @@ type pace struct {
 
 // earnest is the pace at which one can follow.
 var earnest = pace{
-	bandwidth: 5 << 19, move: 700 * time.Millisecond, slow: 30 * time.Second, off: 1200 * time.Millisecond,
+	image: 16 << 20, bandwidth: 5 << 19, move: 700 * time.Millisecond, slow: 30 * time.Second, off: 1200 * time.Millisecond,
 	settle: time.Second, sick: 2 * time.Second, retry: time.Second, read: 3 * time.Second,
 }
 
@@ -143,7 +144,7 @@ func (f *fleet) build(ctx context.Context) error {
 	say := f.screen.say
 	f.screen.title("Five machines, and an etcd between them")
 	f.work.move.Store(int64(f.pace.move))
-	img, err := makeImage(f.dir, oldRelease)
+	img, err := makeImage(f.dir, oldRelease, f.pace.image)
 	if err != nil {
 		return err
 	}

@@ -17,10 +17,10 @@ import (
 	"github.com/drydock-os/drydock/rebootlock"
 )
 
-// hurried is the pace of a test: the same story, without what is there for the
-// eye.
+// hurried is the pace of a test: the same story with smaller releases, and
+// without what is there for the eye.
 var hurried = pace{
-	bandwidth: 64 << 20, move: 20 * time.Millisecond, slow: 30 * time.Second, off: 20 * time.Millisecond,
+	image: 3 << 20, bandwidth: 64 << 20, move: 20 * time.Millisecond, slow: 30 * time.Second, off: 20 * time.Millisecond,
 	settle: 0, sick: time.Second, retry: 200 * time.Millisecond, read: 50 * time.Millisecond,
 }
 

@@ -93,14 +93,14 @@ func (s *server) publish(ctx context.Context, version, img string, key crypto.Si
 
 // makeImage makes a small file system that says which release it is, with
 // content that compresses to about half.
-func makeImage(dir, version string) (string, error) {
+func makeImage(dir, version string, size int64) (string, error) {
 	path := filepath.Join(dir, version+".erofs")
 	f, err := os.Create(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	content := make([]byte, imageSize-(1<<20))
+	content := make([]byte, size-(1<<20))
 	seed := fnv.New64a()
 	io.WriteString(seed, version)
 	random := rand.New(rand.NewPCG(seed.Sum64(), 0))
@@ -112,5 +112,5 @@ func makeImage(dir, version string) (string, error) {
 	if err := image.Create(f, image.File{Name: "lib/os-release", Data: []byte(sim.OSRelease(version))}, image.File{Name: "share/content", Data: content}); err != nil {
 		return "", err
 	}
-	return path, f.Truncate(imageSize)
+	return path, f.Truncate(size)
 }

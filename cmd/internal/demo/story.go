@@ -127,12 +127,12 @@ func (f *fleet) freeze(ctx context.Context) error {
 	if err := f.explain(ctx, f.hosts[max(waiting, 0)]); err != nil {
 		return err
 	}
+	if now := f.boots(); now != boots {
+		return fmt.Errorf("%d machines rebooted while the group was frozen", now-boots)
+	}
 	f.screen.say("Nothing rebooted. Who was draining took its work back and gave its permit back, unused.")
 	if err := f.pauseToRead(ctx); err != nil {
 		return err
-	}
-	if now := f.boots(); now != boots {
-		return fmt.Errorf("%d machines rebooted while the group was frozen", now-boots)
 	}
 	return f.thaw(ctx)
 }
@@ -215,7 +215,7 @@ func inWords(s updater.SlotStatus, booted string) string {
 // publish builds, signs and offers a release, and has every machine look for it
 // now instead of within the hour.
 func (f *fleet) publish(ctx context.Context, version string) error {
-	img, err := makeImage(f.dir, version)
+	img, err := makeImage(f.dir, version, f.pace.image)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (f *fleet) publish(ctx context.Context, version string) error {
 	if err != nil {
 		return err
 	}
-	f.screen.say("A %d MiB image became a signed payload of %.1f MiB. Every machine fetches it into its passive slot.", imageSize>>20, float64(size)/(1<<20))
+	f.screen.say("A %d MiB image became a signed payload of %.1f MiB. Every machine fetches it into its passive slot.", f.pace.image>>20, float64(size)/(1<<20))
 	for _, h := range f.hosts {
 		if err := h.look(ctx); err != nil {
 			return err
