@@ -27,12 +27,12 @@ const (
 )
 
 const (
-	machines  = 5
-	permits   = 2
-	slotSize  = 24 << 20
-	group     = "hosts"
-	appID     = "{d0c4d0c4-0000-4000-8000-d0c4d0c4d0c4}"
-	patience  = 110 * time.Second // for all of it: it takes about a minute
+	machines = 5
+	permits  = 2
+	slotSize = 24 << 20
+	group    = "hosts"
+	appID    = "{d0c4d0c4-0000-4000-8000-d0c4d0c4d0c4}"
+	patience = 110 * time.Second // for all of it: it takes about a minute
 )
 
 // errSlow ends a demo that nobody would wait for.
