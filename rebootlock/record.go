@@ -59,12 +59,17 @@ func encode[T any](record T, extra Extra) []byte {
 }
 
 // decode reads a record of any kind, and returns what it holds beside the fields
-// of T.
-func decode[T any](data []byte, record *T) (Extra, error) {
+// of T. After an error record is zero: nothing is gone by that was refused.
+func decode[T any](data []byte, record *T) (extra Extra, err error) {
+	defer func() {
+		if err != nil {
+			*record = *new(T)
+		}
+	}()
 	if len(data) > maxRecord {
 		return nil, fmt.Errorf("%w: %d bytes, %d are the most", ErrCorrupt, len(data), maxRecord)
 	}
-	err := json.Unmarshal(data, record)
+	err = json.Unmarshal(data, record)
 	if err != nil && !json.Valid(data) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
