@@ -150,6 +150,11 @@ func (u *Updater) stage(ctx context.Context, o Observed) error {
 	if err := u.hook(ctx, m, kernel); err != nil {
 		return u.hookFailed(ctx, err)
 	}
+	if !external { // the hook took its time: the permit may be gone, or somebody stopped the group
+		if err := u.Lock.Fence(ctx, PhaseStaging); err != nil {
+			return errors.Join(fmt.Errorf("stage: %w", err), u.discard(passive))
+		}
+	}
 	if err := u.remember(m.arm(o)); err != nil {
 		return err
 	}
@@ -249,11 +254,7 @@ func (u *Updater) hookFailed(ctx context.Context, cause error) error {
 	m := u.recall()
 	w := *m.Written
 	if ctx.Err() != nil { // stopped with the daemon: no fault of the release
-		flags, err := u.Control.Table()
-		if err == nil {
-			err = u.Control.SetTable(flags.Discard(w.Slot))
-		}
-		return errors.Join(ctx.Err(), err)
+		return errors.Join(ctx.Err(), u.discard(w.Slot))
 	}
 	w.HookFailures++
 	w.NotBefore = u.Now().Add(u.Policy().Reboot.RetryPause)
@@ -261,16 +262,22 @@ func (u *Updater) hookFailed(ctx context.Context, cause error) error {
 	if w.HookFailures > u.Policy().Trial.Retries {
 		m = m.reject(w.Version, w.SHA256, "its post-install hook fails: "+cause.Error(), u.Now())
 	}
-	flags, err := u.Control.Table()
-	if err == nil {
-		err = u.Control.SetTable(flags.Discard(w.Slot))
-	}
-	err = errors.Join(cause, err, u.remember(m))
+	err := errors.Join(cause, u.discard(w.Slot), u.remember(m))
 	u.operation(ReportingError)
 	u.report(ctx, omaha.EventUpdateComplete, omaha.ResultError, omaha.CodePostinstall, false)
 	u.operation(Idle)
 	u.settleUpdate(cause)
 	return err
+}
+
+// discard makes a slot unbootable whose release is not to be tried now, whatever
+// its hook did to the flags.
+func (u *Updater) discard(s partition.Slot) error {
+	flags, err := u.Control.Table()
+	if err != nil {
+		return fmt.Errorf("take back what the hook did to the boot flags: %w", err)
+	}
+	return u.Control.SetTable(flags.Discard(s))
 }
 
 // unstage takes the selection of the passive slot back. A release that was

@@ -104,12 +104,15 @@ func TestTakenAwayWhileStagedOnEtcd(t *testing.T) {
 	b := ready(t)
 	b.policy.Reboot.RetryPause = time.Hour
 	o := b.together()
-	group := b.adjust
+	group, fences := b.adjust, 0
 	b.adjust = func(u *updater.Updater) {
 		group(u)
 		inner := u.Lock
 		u.Lock = fenced{inner, func(phase string) {
-			if phase == updater.PhaseStaging {
+			if phase != updater.PhaseStaging {
+				return
+			}
+			if fences++; fences == 2 { // the one after the hook, right before the flags
 				if err := o.TakeAway(context.Background(), "default", b.machine.ID, "test", true); err != nil {
 					t.Error(err)
 				}

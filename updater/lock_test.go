@@ -135,10 +135,10 @@ func TestEveryEndingOfAPermit(t *testing.T) {
 		return nil
 	}
 	b.live(func(s updater.Status) bool { return updated("1.0.0")(s) && len(s.Rejected) == 2 })
-	want := []string{"draining", "staging", "rebooting", "updated: ",
+	want := []string{"draining", "staging", "staging", "rebooting", "updated: ",
 		"draining", "staging", "rebooting", "updated: rolled back from 1.1.0 on an operator's word: slow",
 		"draining", "rebooting", "rebooted: new firmware",
-		"draining", "staging", "rebooting", "rolled-back: not healthy within 100ms: unit web.service is failed"}
+		"draining", "staging", "staging", "rebooting", "rolled-back: not healthy within 100ms: unit web.service is failed"}
 	if got := l.noted(); !slices.Equal(got, want) {
 		t.Errorf("the lock heard\n%q, want\n%q", got, want)
 	}

@@ -52,3 +52,10 @@ func TestPermitThatNobodySaw(t *testing.T) {
 		}
 	}
 }
+
+// TestPermitGoneDuringTheHook: a post-install hook takes its time, in which a
+// permit can be taken away; the boot flags were set all the same.
+func TestPermitGoneDuringTheHook(t *testing.T) {
+	r, _ := simulate(t, Config{Machines: 15, Max: permits(3), Reboot: time.Hour, Deadline: time.Hour, Faults: 1, Seed: 47})
+	sound(t, r)
+}
