@@ -269,11 +269,17 @@ func (b *book) recount(machine string) {
 	}
 	g := b.group(m.rec.Group)
 	b.here(g.name, machine)
-	if _, holds := g.permits[machine]; holds || len(b.present[machine]) > 0 || m.rec.Via != "" {
+	if _, holds := g.permits[machine]; holds || !b.absent(machine) {
 		return
 	}
 	g.away[machine] = m.rec.Zone
 	g.awayIn[m.rec.Zone]++
+}
+
+// absent reports whether a member is known not to be there.
+func (b *book) absent(machine string) bool {
+	m, ok := b.members[machine]
+	return ok && m.rec.Via == "" && len(b.present[machine]) == 0
 }
 
 func (b *book) here(group, machine string) {

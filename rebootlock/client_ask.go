@@ -175,7 +175,11 @@ func (c *Client) Fence(ctx context.Context, phase string) error {
 			{Key: v.at.permit, Modified: v.permit.modified}, {Key: v.at.rules, Modified: v.rules.modified},
 			{Key: v.at.cluster, Modified: v.cluster.modified}, {Key: v.at.failures, Modified: v.failures.modified},
 		}}
-		if record := v.permit.rec; record.Phase != phase {
+		record := v.permit.rec
+		if phase == PhaseRebooting {
+			record.Boot = v.self.Boot // only another one than this shows that it is back
+		}
+		if record.Phase != phase || record.Boot != v.permit.rec.Boot {
 			record.Version, record.Phase, record.PhaseSince = version, phase, v.now
 			t.Then = []Op{{Key: v.at.permit, Value: encode(record, record.Extra)}}
 		}

@@ -27,6 +27,10 @@ const (
 // errDeposed ends a reign whose leadership is gone.
 var errDeposed = errors.New("another coordinator was elected")
 
+// errPutBack ends a reign over a store that is at an earlier revision than it
+// was: what is known is of a time that never was.
+var errPutBack = errors.New("the store was put back to an earlier state")
+
 // errAside ends the reign of a coordinator that holds a permit itself.
 var errAside = errors.New("this machine is to reboot: it coordinates again when it is back")
 
@@ -45,31 +49,37 @@ type Coordinator struct {
 	// be nil.
 	Trouble func(error)
 	// Spread is how long at most a candidate waits before it stands again, at
-	// random; 0: 5 s.
+	// random, and up to eight times as long while it cannot; 0: 5 s.
 	Spread time.Duration
 }
 
 // Run stands for election and reigns, again and again, until ctx ends. It
 // returns ctx's error.
 func (c *Coordinator) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		wait := c.spread()
+	for tries := 0; ctx.Err() == nil; {
+		wait := time.Duration(0)
 		if c.May == nil || c.May() {
-			if err := c.term(ctx); ctx.Err() == nil {
-				wait += c.after(err)
+			elected, err := c.term(ctx)
+			if tries++; elected {
+				tries = 0
+			}
+			if ctx.Err() == nil {
+				wait = c.after(err)
 			}
 		}
-		sleep(ctx, wait)
+		sleep(ctx, wait+c.spread(tries))
 	}
 	return ctx.Err()
 }
 
-func (c *Coordinator) spread() time.Duration {
+// spread is a random pause, longer after each try that came to nothing: every
+// machine of a cluster may be a candidate, and etcd away.
+func (c *Coordinator) spread(tries int) time.Duration {
 	limit := c.Spread
 	if limit <= 0 {
 		limit = 5 * time.Second
 	}
-	return time.Duration(rand.Int64N(int64(limit)))
+	return time.Duration(rand.Int64N(int64(limit << min(tries, 3))))
 }
 
 // after tells why a term ended, and says how long to let others try.
@@ -87,12 +97,12 @@ func (c *Coordinator) after(err error) time.Duration {
 }
 
 // term is one candidacy, and the reign if it comes to one.
-func (c *Coordinator) term(ctx context.Context) error {
+func (c *Coordinator) term(ctx context.Context) (elected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	session, err := c.Store.Session(ctx, leadTTL)
 	if err != nil {
 		cancel()
-		return fmt.Errorf("stand for coordinator: %w", err)
+		return false, fmt.Errorf("stand for coordinator: %w", err)
 	}
 	defer func() {
 		bounded, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -112,12 +122,12 @@ func (c *Coordinator) term(ctx context.Context) error {
 	})
 	lead, err := session.Campaign(ctx, c.Keys.Election(), []byte(c.Machine))
 	if errors.Is(err, ErrRefused) && ctx.Err() == nil {
-		return fmt.Errorf("stand for coordinator: etcd does not let this machine coordinate cluster %s, which it leaves to others: give its user the role of a coordinator (etcd-roles.md), or set cluster.coordinate = false: %w", c.Keys.Cluster, err)
+		return false, fmt.Errorf("stand for coordinator: etcd does not let this machine coordinate cluster %s, which it leaves to others: give its user the role of a coordinator (etcd-roles.md), or set cluster.coordinate = false: %w", c.Keys.Cluster, err)
 	}
 	if err != nil {
-		return fmt.Errorf("stand for coordinator: %w", err)
+		return false, fmt.Errorf("stand for coordinator: %w", err)
 	}
-	return c.reign(ctx, lead)
+	return true, c.reign(ctx, lead)
 }
 
 // reign coordinates until the leadership, or the wish for it, ends.
@@ -164,8 +174,9 @@ func (c *Coordinator) follow(ctx context.Context, r *Reign) error {
 			return ctx.Err()
 		case batch, ok := <-events:
 			timer.Stop()
-			if !ok {
-				return ctx.Err() // a gap: everything is read anew
+			if !ok { // a gap: everything is read anew, and not again and again at once
+				sleep(ctx, c.spread(0)/10)
+				return ctx.Err()
 			}
 			r.Apply(batch)
 			for more := true; more; { // what has come meanwhile is judged with it

@@ -90,11 +90,14 @@ func (d *draft) tell(what, machine, release, why string) {
 func (d *draft) fail(p item[Permit], how string) {
 	d.failed = true
 	d.failures.Failed = append(d.failures.Failed, Failure{Release: p.rec.To, Machine: p.rec.Machine, How: how, At: d.now.UTC()})
-	const most = 1000 // a record stays readable; what is older has long stopped its release
-	if n := len(d.failures.Failed); n > most {
-		d.failures.Failed = d.failures.Failed[n-most:]
+	if n := len(d.failures.Failed); n > maxFailures {
+		d.failures.Failed = d.failures.Failed[n-maxFailures:]
 	}
 }
+
+// maxFailures bounds a group's failures: the record stays readable, and what is
+// older has long stopped its release.
+const maxFailures = 1000
 
 // end books a permit that was given back, and takes it away.
 func (d *draft) end(p item[Permit]) {
@@ -103,16 +106,15 @@ func (d *draft) end(p item[Permit]) {
 	if p.rec.Ending != Aborted {
 		d.ledger.LastEnd = d.now.UTC()
 	}
-	if p.rec.Ending == RolledBack {
-		d.fail(p, howRolledBack)
-		return
-	}
 	late := func(f Failure) bool {
 		return f.Machine == p.rec.Machine && f.How == howOverdue && f.Release == p.rec.To
 	}
 	if p.rec.Ending != Aborted && slices.ContainsFunc(d.failures.Failed, late) {
-		d.failed = true // it came back after all
+		d.failed = true // it came back after all; or, with the old release, failed once and not twice
 		d.failures.Failed = slices.DeleteFunc(d.failures.Failed, late)
+	}
+	if p.rec.Ending == RolledBack {
+		d.fail(p, howRolledBack)
 	}
 }
 
@@ -124,9 +126,7 @@ func (d *draft) lapse(p item[Permit]) {
 
 // overdue books a holder that is past its deadline.
 func (d *draft) overdue(p item[Permit]) {
-	if d.g.rules.rec.OnOverdue != TakeAwayOverdue { // where it is taken away, that compares it
-		d.unchanged(p)
-	}
+	d.unchanged(p)
 	d.fail(p, howOverdue)
 	d.tell(howOverdue, p.rec.Machine, p.rec.To, fmt.Sprintf("in phase %s since %s; the deadline was %s",
 		p.rec.Phase, p.rec.PhaseSince.UTC().Format(time.RFC3339), p.rec.Deadline.UTC().Format(time.RFC3339)))

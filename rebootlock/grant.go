@@ -116,6 +116,17 @@ func (v *verdict) others() bool {
 	})
 }
 
+// down is how many machines of a zone are down, or may be.
+func (v *verdict) down(zone string) int {
+	n := v.zones[zone] + v.g.awayIn[zone]
+	for _, in := range v.leaving {
+		if in == zone {
+			n++
+		}
+	}
+	return n
+}
+
 // shared is what keeps a machine from a permit because of those that hold one.
 func (v *verdict) shared(t item[Ticket], others bool) (why []Obstacle) {
 	no := func(kind, format string, args ...any) {
@@ -125,8 +136,8 @@ func (v *verdict) shared(t item[Ticket], others bool) (why []Obstacle) {
 	if _, holds := v.g.permits[t.rec.Machine]; holds {
 		no("booking", "this machine's last permit is not booked yet")
 	}
-	if rules.ZoneMax > 0 && v.zones[zone]+v.g.awayIn[zone] >= rules.ZoneMax {
-		no("zone", "%d of zone %s are down or may be, %d are the most", v.zones[zone]+v.g.awayIn[zone], zone, rules.ZoneMax)
+	if down := v.down(zone); rules.ZoneMax > 0 && down >= rules.ZoneMax {
+		no("zone", "%d of zone %s are down or may be, %d are the most", down, zone, rules.ZoneMax)
 	}
 	if rules.OneZone && (zone != v.zone || others && t.created > v.until) {
 		no("zone", "it is zone %s's turn, one zone at a time", v.zone)

@@ -52,11 +52,12 @@ type verdict struct {
 	explain bool
 	judgement
 	holding  []item[Permit]
-	zones    map[string]int  // holders by zone
-	etcds    map[string]bool // etcd clusters of which a voter holds a permit, in any group
-	failures map[string]int  // by release
-	free     int             // permits
-	shut     bool            // something holds the whole group back
+	leaving  map[string]string // machine: zone; members that are not there, and whose permit goes with this judgement
+	zones    map[string]int    // holders by zone
+	etcds    map[string]bool   // etcd clusters of which a voter holds a permit, in any group
+	failures map[string]int    // by release
+	free     int               // permits
+	shut     bool              // something holds the whole group back
 }
 
 // wake brings next forward.
@@ -76,7 +77,7 @@ func (v *verdict) stop(kind string, until time.Time, format string, args ...any)
 // holders sorts the permits: which have ended, which are overdue, and which hold.
 func (v *verdict) holders() {
 	rules := v.g.rules.rec
-	v.zones, v.failures = map[string]int{}, map[string]int{}
+	v.zones, v.failures, v.leaving = map[string]int{}, map[string]int{}, map[string]string{}
 	for _, f := range v.g.failures.rec.Failed {
 		v.failures[f.Release]++
 	}
@@ -85,13 +86,16 @@ func (v *verdict) holders() {
 		switch {
 		case p.rec.Phase == PhaseEnded:
 			v.ended = append(v.ended, p)
+			v.leave(machine)
 			if p.rec.Ending == RolledBack {
 				v.failures[p.rec.To]++
 			}
 			continue
 		case v.uncollected(p):
 			v.lapsed = append(v.lapsed, p)
+			v.leave(machine)
 			continue
+		case p.rec.Via == viaOperator: // there to be held until it is given back
 		case v.now.After(p.rec.Deadline) && !p.rec.Deadline.IsZero():
 			if v.late(p, rules.OnOverdue) {
 				continue
@@ -112,6 +116,14 @@ func (v *verdict) holders() {
 	}
 }
 
+// leave notes that a machine whose permit goes is away from then on: what is
+// granted with the same transaction must count it already.
+func (v *verdict) leave(machine string) {
+	if m := v.b.members[machine].rec; v.b.absent(machine) && m.Group == v.g.name {
+		v.leaving[machine] = m.Zone
+	}
+}
+
 // uncollected reports whether a grant was left lying. An operator's own is
 // there to be held.
 func (v *verdict) uncollected(p item[Permit]) bool {
@@ -123,9 +135,10 @@ func (v *verdict) uncollected(p item[Permit]) bool {
 		limit = lostTime
 	}
 	lies := v.now.Sub(p.rec.PhaseSince)
-	if lies < 0 { // by a clock that is ahead: counted from now on
-		lies = 0
+	if lies < -maxSkew { // by a clock that was wrong: it would lie there until that time has come
+		return true
 	}
+	lies = max(lies, 0)
 	v.wake(v.now.Add(limit - lies + time.Second))
 	return lies > limit
 }
@@ -150,7 +163,7 @@ func (v *verdict) late(p item[Permit], on OnOverdue) bool {
 	if on == WaitOverdue {
 		return false
 	}
-	if !booked {
+	if !booked && !v.enough(p.rec.To) {
 		v.overdue = append(v.overdue, p)
 		v.failures[p.rec.To]++
 	}
@@ -159,6 +172,13 @@ func (v *verdict) late(p item[Permit], on OnOverdue) bool {
 		return true
 	}
 	return false
+}
+
+// enough reports whether a release has stopped already, and there is no room to
+// book another failure of it: what is booked then would push out what is booked
+// of the next holder, for ever.
+func (v *verdict) enough(release string) bool {
+	return len(v.g.failures.rec.Failed) >= maxFailures && v.failures[release] >= min(max(v.g.rules.rec.stopAfter(), 1), maxFailures/2)
 }
 
 // group says what holds the whole group back, and counts the permits that are
@@ -177,7 +197,8 @@ func (v *verdict) group() {
 	}
 	v.clock(rules)
 	limit := rules.Max.Of(g.members)
-	v.free = limit - len(v.holding) - len(g.away)
+	away := slices.AppendSeq(slices.Collect(maps.Keys(g.away)), maps.Keys(v.leaving))
+	v.free = limit - len(v.holding) - len(away)
 	if v.free > 0 {
 		return
 	}
@@ -186,10 +207,10 @@ func (v *verdict) group() {
 		text += " by " + names
 	}
 	kind := "full"
-	if n := len(g.away); n > 0 {
+	if n := len(away); n > 0 {
 		kind = "absent"
 		text += fmt.Sprintf("; %s not there and %s up what may be down at once (bring back, or `drydock fleet remove`): %s",
-			plural(n, "member is", "members are"), one(n, "uses", "use"), few(slices.Sorted(maps.Keys(g.away))))
+			plural(n, "member is", "members are"), one(n, "uses", "use"), few(slices.Sorted(slices.Values(away))))
 	}
 	v.blocked = append(v.blocked, Obstacle{Kind: kind, Text: text})
 }
@@ -212,10 +233,9 @@ func (v *verdict) clock(rules Rules) {
 		v.wake(s.Until(v.now))
 	}
 	last := v.g.ledger.rec.LastEnd
-	for _, p := range v.ended {
-		if p.rec.Ending != Aborted && p.rec.PhaseSince.After(last) {
-			last = v.now // booked with this pass
-		}
+	used := func(p item[Permit]) bool { return p.rec.Ending != Aborted }
+	if slices.ContainsFunc(v.ended, used) || len(v.taken) > 0 {
+		last = v.now // booked with this pass
 	}
 	pause := time.Duration(rules.Pause)
 	if last.IsZero() || pause == 0 {

@@ -81,7 +81,11 @@ func (o Operator) Acquire(ctx context.Context, group, machine, reason string) er
 	if err == nil {
 		member, ticket, permit := o.Keys.Member(machine), o.Keys.Ticket(group, machine), o.Keys.Permit(group, machine)
 		err = o.change(ctx, []Range{{Key: member}, {Key: ticket}, {Key: permit}, {Key: o.Keys.Rules(group)}}, func(s seen) (edit, error) {
-			if len(s[ticket].Value)+len(s[permit].Value) > 0 {
+			p, holds, err := record[Permit](s, permit)
+			switch {
+			case err != nil:
+				return edit{}, err
+			case len(s[ticket].Value) > 0, holds && p.Phase != PhaseEnded: // one that has ended is as good as gone
 				return edit{}, nil
 			}
 			m, there, err := record[Member](s, member)

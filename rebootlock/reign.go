@@ -73,11 +73,11 @@ func (r *Reign) touchAll() {
 	}
 }
 
-// touchEtcd marks the groups in which a voter waits for the end of another's
-// permit, in whatever group that is.
+// touchEtcd marks the groups in which a voter waits, maybe for the end of
+// another's permit, in whatever group that is.
 func (r *Reign) touchEtcd() {
 	for name, g := range r.book.groups {
-		if slices.ContainsFunc(g.ledger.rec.Blocked, func(o Obstacle) bool { return o.Kind == "etcd" }) {
+		if slices.ContainsFunc(g.queue.line, func(t *item[Ticket]) bool { return t != nil && len(t.rec.Etcd) > 0 }) {
 			r.dirty[name] = true
 		}
 	}
@@ -202,6 +202,9 @@ func (r *Reign) commit(ctx context.Context, t Txn) error {
 	res, err := r.c.Store.Commit(ctx, t)
 	if err != nil {
 		return fmt.Errorf("coordinate: %w", err)
+	}
+	if res.Revision < r.book.revision {
+		return fmt.Errorf("coordinate: %w", errPutBack)
 	}
 	if res.Done {
 		for _, op := range t.Then {

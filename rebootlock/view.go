@@ -228,7 +228,7 @@ func (l *looker) hostname(machine string) string { return l.members[machine].rec
 
 func (l *looker) holder(p Permit) Holder {
 	h := Holder{Permit: p, Hostname: l.hostname(p.Machine), Present: len(l.present[p.Machine]) > 0}
-	h.Overdue = p.Phase != PhaseEnded && !p.Deadline.IsZero() && l.now.After(p.Deadline)
+	h.Overdue = p.Phase != PhaseEnded && p.Via != viaOperator && !p.Deadline.IsZero() && l.now.After(p.Deadline)
 	for boot := range l.present[p.Machine] {
 		h.Back = h.Back || p.Boot != "" && boot != p.Boot
 	}
