@@ -69,7 +69,6 @@ func (s *session) runSimulation(ctx context.Context, m simulation) error {
 		return usage("%v", err)
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(fewerCollections))
-	m.config.Scratch = memoryDir()
 	if isTerminal(s.Err) && !s.json {
 		m.config.Progress = func(done int, at time.Duration) {
 			fmt.Fprintf(s.Err, "\r%d of %d machines after %s \x1b[K", done, m.config.Machines, at.Truncate(time.Second))
@@ -89,21 +88,6 @@ func (s *session) runSimulation(ctx context.Context, m simulation) error {
 		s.code = exitFailed
 	}
 	return s.print(result, func(w io.Writer) { simulated(w, m, result) })
-}
-
-// memoryDir is a directory in memory for what is synced all the time and thrown
-// away; "" where there is none.
-func memoryDir() string {
-	const dir = "/dev/shm"
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return ""
-	}
-	probe, err := os.MkdirTemp(dir, "drydock-probe-")
-	if err != nil {
-		return ""
-	}
-	os.Remove(probe)
-	return dir
 }
 
 // draw writes the timeline; the file is there only when it is whole.

@@ -40,7 +40,7 @@ type Config struct {
 	ZoneMax  int           // permits in one zone; 0: no limit
 	OneZone  bool          // one zone at a time
 	Deadline time.Duration // of a holder; 0: three times Reboot
-	Scratch  string        // directory for what machines keep in files; removed by nobody
+	Scratch  string        // directory in which one is made for the machines' files, and removed; "": in memory, if there is any
 	// Progress is told now and then how many machines have come to their end; it may be nil.
 	Progress func(done int, at time.Duration)
 

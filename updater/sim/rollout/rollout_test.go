@@ -26,7 +26,6 @@ func simulate(t *testing.T, c Config) (Result, *Timeline) {
 	if c.Reboot == 0 {
 		c.Reboot = 3 * time.Minute
 	}
-	c.Scratch = t.TempDir()
 	r, line, err := Run(context.Background(), c)
 	if err != nil {
 		t.Fatalf("seed %d: %v", c.Seed, err)
@@ -51,9 +50,9 @@ func sound(t *testing.T, r Result) {
 // TestHandOversCostNothing: without faults a rollout takes what its reboots take.
 func TestHandOversCostNothing(t *testing.T) {
 	for _, reboot := range []time.Duration{time.Second, 3 * time.Minute, time.Hour} {
-		r, _ := simulate(t, Config{Machines: 60, Max: permits(6), Reboot: reboot, Seed: 1})
+		r, _ := simulate(t, Config{Machines: 30, Max: permits(3), Reboot: reboot, Seed: 1})
 		sound(t, r)
-		if r.Updated != 60 || r.Makespan > 1.01*r.Bound || r.Bound != 10*reboot.Seconds() {
+		if r.Updated != 30 || r.Makespan > 1.01*r.Bound || r.Bound != 10*reboot.Seconds() {
 			t.Errorf("reboot %s: %d updated in %v s, bound %v s", reboot, r.Updated, r.Makespan, r.Bound)
 		}
 	}
@@ -66,10 +65,10 @@ func TestFaults(t *testing.T) {
 	for name, c := range map[string]Config{
 		"alone":     {Machines: 1, Max: permits(1)},
 		"one":       {Machines: 12, Max: permits(1)},
-		"some":      {Machines: 30, Max: permits(4)},
-		"all":       {Machines: 20, Max: permits(30)},
-		"percent":   {Machines: 40, Max: rebootlock.Max{Percent: 15}},
-		"zones":     {Machines: 30, Max: permits(5), Zones: 3, ZoneMax: 2},
+		"some":      {Machines: 20, Max: permits(4)},
+		"all":       {Machines: 15, Max: permits(20)},
+		"percent":   {Machines: 20, Max: rebootlock.Max{Percent: 15}},
+		"zones":     {Machines: 20, Max: permits(5), Zones: 3, ZoneMax: 2},
 		"one zone":  {Machines: 20, Max: permits(4), Zones: 3, OneZone: true},
 		"late":      {Machines: 20, Max: permits(4), Deadline: 3 * time.Minute},
 		"every one": {Machines: 20, Max: permits(4), Faults: 1},
@@ -77,7 +76,7 @@ func TestFaults(t *testing.T) {
 		if c.Faults == 0 {
 			c.Faults = 0.6
 		}
-		for c.Seed = range uint64(4) {
+		for c.Seed = range uint64(2) {
 			r, _ := simulate(t, c)
 			t.Run(fmt.Sprint(name, " ", c.Seed), func(t *testing.T) { sound(t, r) })
 			for kind, n := range r.Faults {
@@ -95,7 +94,7 @@ func TestFaults(t *testing.T) {
 
 // TestSameSeedSameRollout: a seed that found something finds it again.
 func TestSameSeedSameRollout(t *testing.T) {
-	c := Config{Machines: 40, Max: permits(4), Faults: 0.5, Seed: 3}
+	c := Config{Machines: 20, Max: permits(3), Faults: 0.5, Seed: 3}
 	draw := func() (text, svg []byte) {
 		r, line := simulate(t, c)
 		text, err := json.Marshal(r)
@@ -189,13 +188,13 @@ func tear(m *machine) {
 }
 
 func TestTimelineIsAnImage(t *testing.T) {
-	_, line := simulate(t, Config{Machines: 50, Max: permits(6), Seed: 1, Faults: 0.4})
+	_, line := simulate(t, Config{Machines: 15, Max: permits(3), Seed: 1, Faults: 0.4})
 	var svg bytes.Buffer
 	if err := line.WriteSVG(&svg); err != nil {
 		t.Fatal(err)
 	}
 	text := svg.String()
-	for _, want := range []string{"50 machines, 6 permits", "seed 1", "reboots", "updated", looks[rebooting].colour} {
+	for _, want := range []string{"15 machines, 3 permits", "seed 1", "reboots", "updated", looks[rebooting].colour} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in it", want)
 		}
@@ -269,7 +268,7 @@ func TestCheck(t *testing.T) {
 
 func TestEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := Config{Machines: 200, Max: permits(2), Reboot: time.Minute, Scratch: t.TempDir(), Progress: func(int, time.Duration) { cancel() }}
+	c := Config{Machines: 60, Max: permits(2), Reboot: time.Minute, Progress: func(int, time.Duration) { cancel() }}
 	if _, _, err := Run(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}

@@ -52,13 +52,12 @@ func newSimulation(ctx context.Context, c Config) (*Simulation, error) {
 	s.store = &rebootlock.Memory{Now: func() time.Time { return s.engine.now }}
 	s.root = rebootlock.Range{Key: strings.TrimSuffix(s.keys.ClusterRecord(), "lock/cluster"), Prefix: true}
 	s.policy = hostPolicy(c)
-	dir, err := os.MkdirTemp(c.Scratch, "drydock-simulate-")
-	if err != nil {
-		return nil, fmt.Errorf("make scratch directory: %w", err)
+	err := error(nil)
+	if s.dir, err = scratch(c.Scratch); err != nil {
+		return nil, err
 	}
-	s.dir = dir
-	if s.factory, err = newFactory(ctx, dir); err != nil {
-		os.RemoveAll(dir)
+	if s.factory, err = newFactory(ctx, s.dir); err != nil {
+		os.RemoveAll(s.dir)
 		return nil, err
 	}
 	s.watch = newObserver(s)
@@ -70,6 +69,22 @@ func newSimulation(ctx context.Context, c Config) (*Simulation, error) {
 		s.byID[m.id] = m
 	}
 	return s, nil
+}
+
+// scratch makes a directory below dir or, with "", in memory where there is some:
+// what machines sync there is thrown away, and need not wait for a disk.
+func scratch(dir string) (string, error) {
+	const pattern, inMemory = "drydock-simulate-", "/dev/shm"
+	if dir == "" {
+		if made, err := os.MkdirTemp(inMemory, pattern); err == nil {
+			return made, nil
+		}
+	}
+	made, err := os.MkdirTemp(dir, pattern)
+	if err != nil {
+		return "", fmt.Errorf("make scratch directory: %w", err)
+	}
+	return made, nil
 }
 
 // hostPolicy is the policy file of every machine. Its times are parts of a
