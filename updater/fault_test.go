@@ -86,10 +86,10 @@ func TestCoreosBugs1782HeldUntilHealthy(t *testing.T) {
 		}
 		return nil
 	}
-	u, stop := b.up()
+	_, stop := b.up()
 	b.left()
 	stop()
-	u, _ = b.up()
+	u, _ := b.up()
 	b.until(u, func(s updater.Status) bool { return s.Release == "1.1.0" && s.Step == updater.Validate })
 	b.never("gave the permit back, or took work on", func() bool {
 		return !slices.Contains(b.group.Holders(), "m") || len(b.cluster.Workloads("m")) > 0
