@@ -62,6 +62,9 @@ func chaosSeed(t *testing.T) uint64 {
 // history that the machines saw, against a semaphore; how many hold at each
 // revision of the store; the order of the grants; and that everybody has its
 // turn in every round.
+//
+// It lasts 20 s, and with DRYDOCK_CHAOS=3m as long as that says. It prints its
+// seed, and DRYDOCK_SEED takes one.
 func TestLinearizable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 20 s")

@@ -97,94 +97,101 @@ func TestRecordsOfVersion1AreReadWhole(t *testing.T) {
 	}
 }
 
+// archive is a yard whose records are those of version 1.
+type archive struct {
+	*yard
+	kinds map[string]recordKind
+	was   map[string]int64 // revisions, by key
+}
+
+// place writes a golden record with some of its fields changed.
+func (y archive) place(kind string, change map[string]any) {
+	y.t.Helper()
+	var rec map[string]any
+	if err := json.Unmarshal(golden(y.t, kind), &rec); err != nil {
+		y.t.Fatal(err)
+	}
+	maps.Copy(rec, change)
+	value, err := json.Marshal(rec)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	y.write(y.kinds[kind].key, value)
+}
+
+// rewritten checks that a record was written since the last look, and still has
+// what version 1 does not know.
+func (y archive) rewritten(by, kind string) {
+	y.t.Helper()
+	kv := y.kv(y.kinds[kind].key)
+	if !kept(kv.Value) || kv.Modified == y.was[kind] {
+		y.t.Errorf("%s does not rewrite %s, or not all of it: %s", by, kv.Key, kv.Value)
+	}
+	y.was[kind] = kv.Modified
+}
+
 // TestUnknownFieldsSurviveEachRewrite: whoever changes a record that version 1
 // wrote, and that a later one added to, writes that back.
 func TestUnknownFieldsSurviveEachRewrite(t *testing.T) {
-	ctx := context.Background()
-	y := newYard(t, Rules{Max: Max{Count: 1}})
-	kinds := recordKinds(y.keys)
-	// place writes a golden record with some of its fields changed.
-	place := func(kind, key string, change map[string]any) {
-		var rec map[string]any
-		if err := json.Unmarshal(golden(t, kind), &rec); err != nil {
-			t.Fatal(err)
-		}
-		maps.Copy(rec, change)
-		value, err := json.Marshal(rec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		y.write(key, value)
+	y := archive{newYard(t, Rules{Max: Max{Count: 1}}), nil, map[string]int64{}}
+	y.kinds = recordKinds(y.keys)
+	y.place("cluster", map[string]any{"freeze": nil})
+	y.place("rules", map[string]any{"freeze": nil, "max": 1, "windows": nil, "pause": "0s", "stop_after": 0, "zone_max": 0, "one_zone": false})
+	y.place("member", map[string]any{"hostname": "old"})
+	for _, kind := range []string{"presence", "failures", "ledger"} {
+		y.place(kind, nil)
 	}
-	was := map[string]int64{}
-	rewritten := func(by, key string) {
-		t.Helper()
-		s, err := y.store.Read(ctx, Range{Key: key})
-		if err != nil || len(s.KVs) != 1 {
-			t.Fatalf("%s: %s: %v, %v", by, key, s.KVs, err)
-		}
-		if kv := s.KVs[0]; !kept(kv.Value) || kv.Modified == was[key] {
-			t.Errorf("%s does not rewrite %s, or not all of it: %s", by, key, kv.Value)
-		} else {
-			was[key] = kv.Modified
-		}
-	}
+	y.machineRewrites()
+	y.operatorRewrites(Operator{Store: y.store, Keys: y.keys, Who: "operator", Now: func() time.Time { return y.now }})
+}
 
-	place("cluster", kinds["cluster"].key, map[string]any{"freeze": nil})
-	place("rules", kinds["rules"].key, map[string]any{"freeze": nil, "max": 1, "windows": nil, "pause": "0s", "stop_after": 0, "zone_max": 0, "one_zone": false})
-	place("member", kinds["member"].key, map[string]any{"hostname": "old"})
-	place("presence", kinds["presence"].key, nil)
-	place("failures", kinds["failures"].key, nil)
-	place("ledger", kinds["ledger"].key, map[string]any{"zone_until": 0})
-	a := y.ship(1)
+func (y archive) machineRewrites() {
+	ctx, a := context.Background(), y.ship(1)
 	if err := a.Refresh(ctx); err != nil {
-		t.Fatal(err)
+		y.t.Fatal(err)
 	}
-	rewritten("a machine that joins", kinds["member"].key)
-	rewritten("a machine that appears", kinds["presence"].key)
-
-	place("ticket", kinds["ticket"].key, map[string]any{"via": "", "etcd": nil})
+	y.rewritten("a machine that joins", "member")
+	y.rewritten("a machine that appears", "presence")
+	y.place("ticket", map[string]any{"via": "", "etcd": nil})
 	a.ask()
-	rewritten("a machine that asks again", kinds["ticket"].key)
+	y.rewritten("a machine that asks again", "ticket")
 	y.held()
-	rewritten("the coordinator that grants", kinds["permit"].key) // from the ticket
-	rewritten("the coordinator that grants", kinds["ledger"].key)
+	y.rewritten("the coordinator that grants", "permit") // from the ticket
+	y.rewritten("the coordinator that grants", "ledger")
 	a.fence(PhaseDraining)
-	rewritten("a fence", kinds["permit"].key)
+	y.rewritten("a fence", "permit")
 	a.die()
 	y.later(2 * time.Minute)
 	a.boot("instance1b") // installed anew, with the old permit
 	if err := a.Refresh(ctx); err != nil {
-		t.Fatal(err)
+		y.t.Fatal(err)
 	}
-	rewritten("a machine that takes its permit over", kinds["permit"].key)
+	y.rewritten("a machine that takes its permit over", "permit")
 	a.release(RolledBack)
-	rewritten("a release", kinds["permit"].key)
+	y.rewritten("a release", "permit")
 	y.held()
-	rewritten("the coordinator that books a failure", kinds["failures"].key)
+	y.rewritten("the coordinator that books a failure", "failures")
+}
 
-	o := Operator{Store: y.store, Keys: y.keys, Who: "operator", Now: func() time.Time { return y.now }}
-	for by, change := range map[string]func() error{
-		"apply": func() error {
-			_, _, err := o.Apply(ctx, testGroup, Rules{Version: 1, Max: Max{Count: 3}})
-			return err
-		},
-		"set-max": func() error { _, err := o.SetMax(ctx, testGroup, Max{Count: 5}); return err },
-		"freeze":  func() error { return o.Freeze(ctx, testGroup, "x") },
+func (y archive) operatorRewrites(o Operator) {
+	ctx := context.Background()
+	for _, step := range []struct {
+		by, kind string
+		do       func() error
+	}{
+		{"apply", "rules", func() error { _, _, err := o.Apply(ctx, testGroup, Rules{Version: 1, Max: Max{Count: 3}}); return err }},
+		{"set-max", "rules", func() error { _, err := o.SetMax(ctx, testGroup, Max{Count: 5}); return err }},
+		{"freeze", "rules", func() error { return o.Freeze(ctx, testGroup, "x") }},
+		{"thaw", "rules", func() error { return o.Thaw(ctx, testGroup) }},
+		{"freeze --cluster-wide", "cluster", func() error { return o.Freeze(ctx, "", "x") }},
+		{"thaw --cluster-wide", "cluster", func() error { return o.Thaw(ctx, "") }},
+		{"forgive", "failures", func() error { return o.Forgive(ctx, testGroup, "") }},
 	} {
-		if err := change(); err != nil {
-			t.Fatalf("%s: %v", by, err)
+		if err := step.do(); err != nil {
+			y.t.Fatalf("%s: %v", step.by, err)
 		}
-		rewritten(by, kinds["rules"].key)
+		y.rewritten(step.by, step.kind)
 	}
-	if err := o.Freeze(ctx, "", "x"); err != nil {
-		t.Fatal(err)
-	}
-	rewritten("freeze --cluster-wide", kinds["cluster"].key)
-	if err := o.Thaw(ctx, ""); err != nil {
-		t.Fatal(err)
-	}
-	rewritten("thaw --cluster-wide", kinds["cluster"].key)
 }
 
 // spoilt is a group with a machine that waits, in which one record is
