@@ -124,7 +124,7 @@ func (p Platform) validate(c *checks) {
 		}
 	}
 	if p.Provider == Afterburn && named == 0 {
-		c.add("platform.zone_key", "is empty: name the variable in %s that holds the zone, like \"COREOS_OPENSTACK_AVAILABILITY_ZONE\"", p.File)
+		c.add("platform.zone_key", "is empty: name the variable in %s that holds the zone, like \"COREOS_EC2_AVAILABILITY_ZONE\"", p.File)
 	}
 	c.url("platform.endpoint", p.Endpoint, "http", "https")
 	c.optional("platform.config_drive", p.ConfigDrive)

@@ -11,9 +11,10 @@ import (
 func (s *session) demo() *cobra.Command {
 	return &cobra.Command{
 		Use:   "demo",
-		Short: "Show an update and a rollback on a machine that is made for it",
-		Long: "Make a disk image with two slots, serve it a new release, and show how it is updated, and how a release that is not\n" +
-			"healthy is rolled back. It needs no root, no network and nothing installed, and ends within a minute.",
+		Short: "Show five machines that take a release in turn, a bad one, and a freeze",
+		Long: "Make five machines with a disk image each, and an etcd on loopback ports that are free, and show how a release goes\n" +
+			"through them two at a time, how one that is not healthy stops after one machine, and what a freeze holds up.\n" +
+			"It needs no root, no network but loopback and nothing installed, and ends within two minutes.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return s.Demo(c.Context(), s.Out) },
 	}
