@@ -176,13 +176,16 @@ func (c *Client) Fence(ctx context.Context, phase string) error {
 			{Key: v.at.cluster, Modified: v.cluster.modified}, {Key: v.at.failures, Modified: v.failures.modified},
 		}}
 		record := v.permit.rec
+		if record.Phase != phase {
+			record.Phase, record.PhaseSince = phase, v.now
+		}
 		if phase == PhaseRebooting {
 			record.Boot = v.self.Boot // only another one than this shows that it is back
 		}
-		if record.Phase != phase || record.Boot != v.permit.rec.Boot {
-			record.Version, record.Phase, record.PhaseSince = version, phase, v.now
-			t.Then = []Op{{Key: v.at.permit, Value: encode(record, record.Extra)}}
-		}
+		// Written also where nothing changes: a Release of ours that timed out, and is
+		// still under way, must not find the permit that it compares.
+		record.Version = version
+		t.Then = []Op{{Key: v.at.permit, Value: encode(record, record.Extra)}}
 		return t, false, nil
 	})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -51,8 +52,10 @@ func (o Operator) mayTake(s seen, p Permit, present Range) error {
 		return fmt.Errorf("it has ended (%s) and goes with the coordinator's next pass; force takes it without booking it", p.Ending)
 	}
 	boots := o.boots(s, present)
+	fenced := s[o.Keys.Permit(p.Group, p.Machine)].Modified
+	isBack := func(boot string) bool { return boot != p.Boot && boots[boot] > fenced } // an older one may only linger on its lease
 	switch {
-	case p.Phase == PhaseRebooting && p.Boot != "" && slices.ContainsFunc(boots, func(b string) bool { return b != p.Boot }):
+	case p.Phase == PhaseRebooting && p.Boot != "" && slices.ContainsFunc(slices.Collect(maps.Keys(boots)), isBack):
 		return nil // it is back from that reboot
 	case p.Phase == PhaseRebooting && len(boots) > 0:
 		return fmt.Errorf("it is in phase %s, and may go down at any moment: wait until it is back, or use force when you know that it will not reboot", p.Phase)
@@ -62,12 +65,12 @@ func (o Operator) mayTake(s seen, p Permit, present Range) error {
 	return fmt.Errorf("its phase %q is none that this version knows: use force, or a newer drydock", p.Phase)
 }
 
-// boots are the boots of a machine that are present.
-func (o Operator) boots(s seen, present Range) []string {
-	var boots []string
+// boots are the boots of a machine that are present, and since which revision.
+func (o Operator) boots(s seen, present Range) map[string]int64 {
+	boots := map[string]int64{}
 	for _, key := range s.below(present) {
 		if _, names, ok := o.Keys.parse(key); ok && len(names) > 1 {
-			boots = append(boots, names[1])
+			boots[names[1]] = s[key].Created
 		}
 	}
 	return boots

@@ -105,10 +105,6 @@ func (p Proxy) turn(ctx context.Context, s sight) (done bool, a Answer, err erro
 		if a.Why = s.stopped(); len(a.Why) > 0 {
 			return true, a, nil
 		}
-		if s.permit.rec.Phase == PhaseRebooting { // the answer was lost, or the reboot took its time
-			a.Granted = true
-			return true, a, nil
-		}
 		a.Granted, err = p.fence(ctx, s)
 		return a.Granted, a, err
 	}
@@ -129,10 +125,13 @@ func asker(via string) string {
 }
 
 // fence moves the permit to PhaseRebooting, if nothing of what allowed it has
-// changed.
+// changed. It is written also where it is there already (the answer was lost, or
+// the reboot took its time), so that a Return under way does not end it.
 func (p Proxy) fence(ctx context.Context, s sight) (bool, error) {
 	permit := s.permit.rec
-	permit.Phase, permit.PhaseSince = PhaseRebooting, p.now()
+	if permit.Phase != PhaseRebooting {
+		permit.Phase, permit.PhaseSince = PhaseRebooting, p.now()
+	}
 	r, err := p.Store.Commit(ctx, Txn{
 		If: []Cond{
 			{Key: s.permitKey, Modified: s.permit.modified},

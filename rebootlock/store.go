@@ -17,8 +17,8 @@ type Store interface {
 	// ErrRefused its outcome is unknown, and must be read.
 	Commit(ctx context.Context, t Txn) (Result, error)
 	// Watch sends the changes of the ranges that follow a revision, those of one
-	// key in order, each once, until ctx ends. It closes the channel when it cannot
-	// go on without a gap: then Read tells.
+	// range in the order of their revisions, each once, until ctx ends. It closes the
+	// channel when it cannot go on without a gap: then Read tells.
 	Watch(ctx context.Context, after int64, ranges ...Range) <-chan []Event
 	// Session makes a lease, and keeps it alive until Close or until the store
 	// has not been heard of for ttl.
