@@ -23,7 +23,7 @@ const (
 	// comes to the end of its turn, and what was seen is checked.
 	strikeTime = 9 * time.Second
 	// turnLimit is how long after the faults everybody must have had its turn.
-	turnLimit = 90 * time.Second
+	turnLimit = 2 * time.Minute
 	// checkLimit is how long porcupine may think about one round: what it cannot
 	// decide in that time counts as a failure.
 	checkLimit = 30 * time.Second
