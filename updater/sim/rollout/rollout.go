@@ -2,21 +2,29 @@
 // their disks, firmware, lock, scheduler and server in one deterministic process.
 //
 // What is under test is the real code: each machine runs an updater.Updater on a
-// disk that its power can be cut under, with a rebootlock.Client of its own; a
-// rebootlock.Coordinator's reigns grant; a rebootlock.Operator takes away what is
-// overdue. A Simulation stands for the rest, on virtual time:
+// disk whose power can be cut, with a rebootlock.Client of its own; the reigns of
+// a rebootlock.Coordinator grant; a rebootlock.Operator takes away what is overdue.
+// An observer holds the invariants against the store and the disks as they are.
+// The rest is a model, on virtual time:
 //
-//   - Code takes no time. Time passes where a machine waits: a drain, a hook, a
-//     reboot, a health check that must last, a pause. Of a permit's hold time a
-//     healthy machine spends a fifth, more or less, on the drain, a twentieth on
-//     the hook and a tenth on settling; the reboot takes what is left, so that
-//     together they are exactly Config.Reboot.
-//   - Watches tell at once. Changes that concern a whole group are told to all
-//     machines but those in the queue, who would do nothing about them.
-//   - The office of coordinator passes to a machine picked at random as soon as
-//     etcd's lease of the last one has ended.
-//   - One goroutine does everything, one event after the other in the order of
-//     time; the same Config gives the same Result.
+//   - Code and networks take no time. Time passes where a machine waits: a drain,
+//     a hook, a reboot, a health check that must last, a pause. A healthy machine
+//     spends a tenth to a third of its permit's time on the drain, a twentieth on
+//     the hook and a tenth on settling, and the rest on the reboot: together
+//     exactly Config.Reboot.
+//   - Watches tell at once. What changes for a whole group is told to all machines
+//     but those in the queue, who would do nothing about it. Polls that only guard
+//     against holes in a watch come seldom.
+//   - The office of coordinator passes to a machine picked at random as soon as the
+//     last one's lease has ended. Its reign is told every change, and does not read
+//     everything anew now and then.
+//   - A clock that is stepped comes with a restart of the daemon: within one run a
+//     real one measures by the monotonic clock, which a simulated one has not.
+//   - A machine that dies for good does so while it holds a permit: one that goes
+//     dark earlier comes back, or would be nothing but missing.
+//
+// One goroutine does everything, one event after the other in the order of time:
+// the same Config gives the same Result, and the same Timeline.
 package rollout
 
 import (

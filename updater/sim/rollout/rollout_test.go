@@ -273,3 +273,11 @@ func TestEndsWithItsContext(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// BenchmarkRollout is what one machine's rollout costs.
+func BenchmarkRollout(b *testing.B) {
+	c := Config{Machines: max(b.N, 20), Max: permits(20), Reboot: 3 * time.Minute, Faults: 0.01, Seed: 1}
+	if _, _, err := Run(context.Background(), c); err != nil {
+		b.Fatal(err)
+	}
+}
