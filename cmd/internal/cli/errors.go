@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/bus"
 	"github.com/drydock-os/drydock/updater/payload"
@@ -46,6 +47,8 @@ var advice = []struct {
 	text string
 }{
 	{bus.ErrNotAuthorized, "try again as root, or have polkit grant you the action"},
+	{rebootlock.ErrRefused, "name a user with --user and --password-file, or a certificate with --cert and --key, whose role in etcd allows it (etcd-roles.md)"},
+	{rebootlock.ErrNewer, "use the drydock of that version"},
 	{bus.ErrNoCluster, "see [cluster] in its policy file, or ask the cluster's etcd with --endpoints"},
 	{updater.ErrBusy, "follow it with drydock status --watch"},
 	{payload.ErrNoKey, "give a public key in PEM with --key"},

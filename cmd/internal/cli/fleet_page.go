@@ -34,10 +34,17 @@ func (p page) cluster(v rebootlock.View) {
 	if v.Freeze != nil {
 		p.line("Frozen", "the whole cluster: %s", p.frozen(v.Freeze))
 	}
-	c := v.Coordinator
+	p.coordinator(v.Coordinator)
+	for _, text := range v.Unreadable {
+		p.line("Damaged", "%s", text)
+	}
+}
+
+// coordinator is who grants, or why nobody does.
+func (p page) coordinator(c rebootlock.CoordinatorView) {
 	switch name := orElse(c.Hostname, c.Machine); {
 	case name == "":
-		p.line("Grants", "nobody: no machine is the coordinator")
+		p.line("Grants", "nobody: no machine is the coordinator (a drydockd with cluster.coordinate = true must run)")
 	case c.Stalled:
 		p.line("Grants", "%s, which has said nothing since %s%s", name, stamp(c.At), p.ago(c.At))
 	default:
@@ -45,9 +52,6 @@ func (p page) cluster(v rebootlock.View) {
 	}
 	if c.Trouble != "" {
 		p.line("Trouble", "%s", c.Trouble)
-	}
-	for _, text := range v.Unreadable {
-		p.line("Damaged", "%s", text)
 	}
 }
 
@@ -132,6 +136,9 @@ func (p page) queues(v rebootlock.View) {
 	for _, g := range v.Groups {
 		if len(g.Queue) == 0 {
 			continue
+		}
+		if c := v.Coordinator; nobody && (c.Machine == "" || c.Stalled) {
+			p.coordinator(c)
 		}
 		if !nobody {
 			fmt.Fprintln(p.w)

@@ -91,7 +91,11 @@ func (s *session) fleet(c *cobra.Command, f func(fleet) error) error {
 	}
 	defer store.Close()
 	o := rebootlock.Operator{Store: store, Keys: rebootlock.Keys{Cluster: s.etcd.cluster}, Who: whoAmI(), Now: s.Now}
-	return f(fleet{link.ClusterOf(o)})
+	err = f(fleet{link.ClusterOf(o)})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = advised{err, "no member of etcd answered in time (a change may have been made all the same): look whether etcd has a quorum, and at --endpoints and --cacert"}
+	}
+	return err
 }
 
 // whoAmI is who the journal names: "operator ann@laptop".

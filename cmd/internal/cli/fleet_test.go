@@ -119,6 +119,9 @@ func TestLockInEtcd(t *testing.T) {
 	says(ask(exitDone, in("lock", "queue")...), machine, "web/1")
 	says(ask(exitDone, in("lock", "release", machine)...), "any more")
 	says(ask(exitDone, in("lock", "journal")...), "operator "+who(t), "released", "queued", "rules")
+	says(ask(exitFailed, "lock", "show", "--endpoints", "http://127.0.0.1:1", "--cluster", "prod"), "no member of etcd answered in time", "--endpoints")
+	nobody := append([]string{"lock", "show"}, at[:len(at)-4]...) // a certificate that names no user of etcd
+	says(ask(exitFailed, nobody...), "etcd-roles.md")
 	for i, name := range []string{"endpoints", "cluster", "cacert", "cert", "key", "user", "password-file"} {
 		t.Setenv(variables[name], at[2*i+1])
 	}
