@@ -12,7 +12,7 @@ func (v *verdict) turn() {
 	if !v.g.rules.rec.OneZone {
 		return
 	}
-	v.zone, v.until = v.g.ledger.rec.Zone, v.g.ledger.rec.ZoneUntil
+	v.zone, v.until = v.g.ledger.rec.Zone, min(v.g.ledger.rec.ZoneUntil, v.b.revision)
 	if len(v.holding) > 0 {
 		if v.zones[v.zone] == 0 {
 			v.zone, v.until = v.holding[0].rec.Zone, v.b.revision
@@ -137,10 +137,10 @@ func (v *verdict) shared(t item[Ticket], others bool) (why []Obstacle) {
 		no("booking", "this machine's last permit is not booked yet")
 	}
 	if down := v.down(zone); rules.ZoneMax > 0 && down >= rules.ZoneMax {
-		no("zone", "%d of zone %s are down or may be, %d are the most", down, zone, rules.ZoneMax)
+		no("zone", "%d of %s are down or may be, %d are the most", down, zoneName(zone), rules.ZoneMax)
 	}
 	if rules.OneZone && (zone != v.zone || others && t.created > v.until) {
-		no("zone", "it is zone %s's turn, one zone at a time", v.zone)
+		no("zone", "it is the turn of %s, one zone at a time", zoneName(v.zone))
 	}
 	for _, e := range t.rec.Etcd {
 		if v.etcds[e.Cluster] {
@@ -148,4 +148,12 @@ func (v *verdict) shared(t item[Ticket], others bool) (why []Obstacle) {
 		}
 	}
 	return why
+}
+
+// zoneName names a zone; an operator's ticket may have none.
+func zoneName(zone string) string {
+	if zone == "" {
+		return "an unknown zone"
+	}
+	return "zone " + zone
 }
