@@ -1,6 +1,7 @@
 package rebootlock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ type Client struct {
 	mu      sync.Mutex
 	sees    outlook
 	session Session // written by whoever has the turn
+	former  Session // the one before it, which has ended or may have: a ticket may still hang on it
 	shown   int64   // lease with which the presence was written
 	uid     string  // of the cluster that was joined
 }
@@ -206,7 +208,7 @@ func (c *Client) leave(ctx context.Context) error {
 	}
 	defer done()
 	c.mu.Lock()
-	s := c.session
+	s := cmp.Or(c.session, c.former) // without a session, etcd was away: a ticket may be left
 	c.session = nil
 	c.sees.doubt()
 	c.mu.Unlock()

@@ -188,14 +188,20 @@ func (c *Client) appear(ctx context.Context, v scene) (bool, error) {
 		key = v.at.presence(v.self.Boot, v.self.Instance, true)
 	}
 	old := v.present[key]
-	if old.there() && (old.lease == lease || v.shown == lease) {
-		return false, nil // it is shown, or a twin of this process shows it
+	if old.there() && (old.lease == lease || v.shown == lease) { // it is shown, or a twin of this process shows it
+		c.bury(ctx)
+		return false, nil
 	}
 	record := Presence{Version: version, Machine: v.self.Machine, Instance: v.self.Instance, Boot: v.self.Boot, Since: v.now, Program: v.self.Program}
-	written, err := c.commit(ctx, v, Txn{
+	t := Txn{
 		If:   []Cond{{Key: key, Modified: old.modified}},
 		Then: []Op{{Key: key, Value: encode(record, old.rec.Extra), Lease: lease}},
-	})
+	}
+	if q := v.ticket; c.former != nil && q.there() && q.err == nil && q.lease == c.former.Lease() { // its place outlasts the session
+		t.If = append(t.If, Cond{Key: v.at.ticket, Modified: q.modified})
+		t.Then = append(t.Then, Op{Key: v.at.ticket, Value: encode(q.rec, q.rec.Extra), Lease: lease})
+	}
+	written, err := c.commit(ctx, v, t)
 	switch {
 	case errors.Is(err, ErrRefused) && !fresh:
 		c.forgo(ctx) // the lease has ended: another one
@@ -217,7 +223,7 @@ func (c *Client) begin(ctx context.Context) (s Session, fresh bool, err error) {
 	if s != nil {
 		select {
 		case <-s.Done():
-			c.forgo(ctx)
+			c.outlive(ctx, s)
 		default:
 			return s, false, nil
 		}
@@ -230,6 +236,27 @@ func (c *Client) begin(ctx context.Context) (s Session, fresh bool, err error) {
 	c.session = s
 	c.mu.Unlock()
 	return s, true, nil
+}
+
+// outlive sets a session aside that has ended, or may have, until what still
+// hangs on it has moved to the next one.
+func (c *Client) outlive(ctx context.Context, s Session) {
+	if c.former != nil { // nothing was ever moved to s
+		c.forgo(ctx)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session, c.former = nil, s
+}
+
+// bury ends a session that was set aside: what has not moved from it is not to
+// outlive this by its whole time.
+func (c *Client) bury(ctx context.Context) {
+	if c.former != nil {
+		_ = c.former.Close(ctx) // what is not given back ends with the lease
+		c.former = nil
+	}
 }
 
 // forgo drops a session that has ended, or may have. What still hangs on it goes

@@ -225,3 +225,18 @@ func TestStoreThatWasPutBackEndsTheReign(t *testing.T) {
 		t.Errorf("after %d transactions: %v", b.n, err)
 	}
 }
+
+// TestTurnOfAZoneEndsInAStoreThatWasCopied: the ledger came from an etcd whose
+// revisions were far ahead. Whoever joins a zone's queue is not before the
+// others for ever.
+func TestTurnOfAZoneEndsInAStoreThatWasCopied(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}, OneZone: true})
+	y.write(y.keys.Ledger(testGroup), encode(Ledger{Version: 1, Zone: "z1", ZoneUntil: 1 << 40}, nil))
+	y.join("z1", "a", "b")
+	y.join("z2", "x")
+	y.ask("a", "x")
+	y.want("a")
+	y.ask("b")
+	y.end("a", Updated)
+	y.want("x")
+}

@@ -226,8 +226,9 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	if !o.Drained && !o.Begun && o.Permit == NoPermit { // else said already
 		v.Reasons = append(v.Reasons, o.Stopped...)
 	}
-	f.MayGo = f.MayWait && len(o.Stopped) == 0
-	if against := append(slices.Clone(v.Reasons[before:]), o.Stopped...); !f.MayGo {
+	used := o.Permit == Held && m.Ending != "" && m.Ending != EndAborted // a permit is for one reboot: this one goes back first
+	f.MayGo = f.MayWait && len(o.Stopped) == 0 && !used
+	if against := append(slices.Clone(v.Reasons[before:]), o.Stopped...); len(against) > 0 {
 		v.Halt = firstReason(against)
 	}
 	f.MayAsk = f.MayGo && o.Permit != PermitUnknown && !v.early(o, m)
