@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/partition/powercut"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/link"
@@ -111,6 +112,30 @@ func (s slots) Booted() (partition.Slot, error) {
 type control struct {
 	partition.GPTPrio
 	m *machine
+}
+
+// Table implements partition.Control. A disk that nothing was done to says what it
+// said before.
+func (c control) Table() (partition.Table, error) {
+	m := c.m
+	if !m.on() {
+		return partition.Table{}, errOff
+	}
+	if r := &m.read; r.disk != m.disk || r.ops != m.disk.Ops() {
+		t, err := c.GPTPrio.Table()
+		if err != nil {
+			return t, err
+		}
+		*r = reading{m.disk, m.disk.Ops(), t}
+	}
+	return m.read.flags, nil
+}
+
+// reading is what the boot flags of a disk were after so many operations on it.
+type reading struct {
+	disk  *powercut.Machine
+	ops   int
+	flags partition.Table
 }
 
 // SetTable implements partition.Control.

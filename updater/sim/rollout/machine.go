@@ -45,6 +45,7 @@ type machine struct {
 	times times
 
 	disk    *powercut.Machine
+	read    reading
 	host    *sim.Machine
 	boots   int
 	memory  updater.Memory
@@ -231,7 +232,7 @@ func (m *machine) finish(e end) {
 	m.mark(map[end]step{updated: good, rolledBack: back, overdue: lost}[e])
 	m.stop()
 	os.RemoveAll(filepath.Join(m.s.dir, m.id[24:]))
-	m.updater, m.memory, m.disk, m.host = nil, updater.Memory{}, nil, nil
+	m.updater, m.memory, m.disk, m.read, m.host = nil, updater.Memory{}, nil, reading{}, nil
 }
 
 // stop ends what runs. What it still does on its way out reaches nothing.

@@ -64,14 +64,14 @@ func TestFaults(t *testing.T) {
 	happened := map[string]int{}
 	for name, c := range map[string]Config{
 		"alone":     {Machines: 1, Max: permits(1)},
-		"one":       {Machines: 12, Max: permits(1)},
-		"some":      {Machines: 20, Max: permits(4)},
-		"all":       {Machines: 15, Max: permits(20)},
-		"percent":   {Machines: 20, Max: rebootlock.Max{Percent: 15}},
-		"zones":     {Machines: 20, Max: permits(5), Zones: 3, ZoneMax: 2},
-		"one zone":  {Machines: 20, Max: permits(4), Zones: 3, OneZone: true},
-		"late":      {Machines: 20, Max: permits(4), Deadline: 3 * time.Minute},
-		"every one": {Machines: 20, Max: permits(4), Faults: 1},
+		"one":       {Machines: 8, Max: permits(1)},
+		"some":      {Machines: 15, Max: permits(4)},
+		"all":       {Machines: 12, Max: permits(15)},
+		"percent":   {Machines: 14, Max: rebootlock.Max{Percent: 15}},
+		"zones":     {Machines: 15, Max: permits(5), Zones: 3, ZoneMax: 2},
+		"one zone":  {Machines: 12, Max: permits(4), Zones: 3, OneZone: true},
+		"late":      {Machines: 12, Max: permits(4), Deadline: 3 * time.Minute},
+		"every one": {Machines: 15, Max: permits(4), Faults: 1},
 	} {
 		if c.Faults == 0 {
 			c.Faults = 0.6
