@@ -314,12 +314,19 @@ func (u *Updater) reboot(ctx context.Context, o Observed) error {
 	next, _ := o.Flags.Next()
 	why := u.recall().intent(o).Reason
 	u.event(EventRebooting, "", nil, "rebooting into slot %s: %s", next, why)
-	if err := u.Host.Reboot(ctx, why, forced || !u.Policy().Reboot.RespectInhibitors); err != nil {
+	err := u.Host.Reboot(ctx, why, forced || !u.Policy().Reboot.RespectInhibitors)
+	if errors.Is(err, ErrRefused) {
 		return fmt.Errorf("reboot: %w", err)
 	}
+	if err != nil && ctx.Err() == nil { // no answer is no refusal
+		u.event(EventError, "", err, "the reboot may be under way all the same, and is waited for: %v", err)
+	}
 	u.clock().Pause(ctx, rebootPatience, nil)
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("reboot: %w", err)
 	}
 	return fmt.Errorf("reboot: agreed to and not done for %s", rebootPatience)
 }

@@ -1,9 +1,12 @@
 package updater_test
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -29,5 +32,27 @@ func TestOnePermitIsForOneReboot(t *testing.T) {
 	b.live(func(updater.Status) bool { return count("rebooting") > 2 })
 	if count("rebooted") < 2 {
 		t.Errorf("the lock heard %q", l.noted())
+	}
+}
+
+// mumbling is a host whose answer to the reboot is lost, and that reboots a
+// moment later.
+type mumbling struct{ *sim.Machine }
+
+func (m mumbling) Reboot(ctx context.Context, why string, forced bool) error {
+	time.AfterFunc(300*time.Millisecond, func() { m.Machine.Reboot(context.Background(), why, forced) })
+	return errors.New("reboot through logind: no reply")
+}
+
+// TestRebootWithoutAnAnswerMayBeUnderWay: the permit of a machine that may go
+// down any moment is not given back, and its flags stay.
+func TestRebootWithoutAnAnswerMayBeUnderWay(t *testing.T) {
+	b, l := ready(t), newLedger()
+	l.in(b)
+	ledger := b.adjust
+	b.adjust = func(u *updater.Updater) { ledger(u); u.Host = mumbling{b.machine} }
+	b.live(updated("1.1.0"))
+	if want := []string{"draining", "staging", "staging", "rebooting", "updated: "}; !slices.Equal(l.noted(), want) {
+		t.Errorf("the lock heard %q, want %q", l.noted(), want)
 	}
 }

@@ -96,8 +96,9 @@ type Host interface {
 	// prints go to line.
 	Hook(ctx context.Context, h HookRun, line func(string)) error
 	// Reboot asks for the reboot and returns when it is under way. A refusal is
-	// a normal answer: ErrRefused. Forced goes over inhibitors: a rejected
-	// release is left whatever somebody wants.
+	// a normal answer: ErrRefused. After any other error it may be under way.
+	// Forced goes over inhibitors: a rejected release is left whatever somebody
+	// wants.
 	Reboot(ctx context.Context, reason string, forced bool) error
 }
 
