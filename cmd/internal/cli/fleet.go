@@ -30,6 +30,7 @@ func (s *session) fleetStatus() *cobra.Command {
 		},
 	}
 	f.ofGroup(c, "only the group `NAME`")
+	c.Flags().StringArrayVar(&f.labels, "label", nil, "only machines with the label `NAME=VALUE`; again for several, all of which they have")
 	c.Flags().BoolVarP(&f.watch, "watch", "w", false, "go on, and show each change; with --json a line each")
 	return c
 }

@@ -208,17 +208,49 @@ func (p page) fleet(v rebootlock.View) {
 		fmt.Fprintln(p.w)
 		p.group(g)
 		p.rollout(g)
-		rows := [][]string{{"HOST", "MACHINE", "RELEASE", "DOES", "WHY"}}
-		for _, m := range v.Machines {
-			if m.Group == g.Group {
-				rows = append(rows, []string{orDash(m.Hostname), m.Machine, runs(m), does(m, g), first(m.Waits, g)})
-			}
-		}
-		if len(rows) > 1 {
-			p.table(rows)
-		}
+		p.machines(g, slices.DeleteFunc(slices.Clone(v.Machines), func(m rebootlock.MachineView) bool { return m.Group != g.Group }))
 	}
 	p.noGroup(v)
+}
+
+// machines is a line each; with zones and labels, where one has any.
+func (p page) machines(g rebootlock.GroupView, all []rebootlock.MachineView) {
+	if len(all) == 0 {
+		return
+	}
+	columns := []struct {
+		name  string
+		shown bool
+		of    func(rebootlock.MachineView) string
+	}{
+		{"HOST", true, func(m rebootlock.MachineView) string { return orDash(m.Hostname) }},
+		{"MACHINE", true, func(m rebootlock.MachineView) string { return m.Machine }},
+		{"ZONE", slices.ContainsFunc(all, func(m rebootlock.MachineView) bool { return m.Zone != "" }), func(m rebootlock.MachineView) string { return orDash(m.Zone) }},
+		{"LABELS", slices.ContainsFunc(all, func(m rebootlock.MachineView) bool { return len(m.Labels) > 0 }), func(m rebootlock.MachineView) string { return orDash(pairs(m.Labels)) }},
+		{"RELEASE", true, runs},
+		{"DOES", true, func(m rebootlock.MachineView) string { return does(m, g) }},
+		{"WHY", true, func(m rebootlock.MachineView) string { return first(m.Waits, g) }},
+	}
+	rows := make([][]string, len(all)+1)
+	for _, c := range columns {
+		if !c.shown {
+			continue
+		}
+		rows[0] = append(rows[0], c.name)
+		for i, m := range all {
+			rows[i+1] = append(rows[i+1], c.of(m))
+		}
+	}
+	p.table(rows)
+}
+
+// pairs are names with their values, by name.
+func pairs(of map[string]string) string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		all = append(all, name+"="+of[name])
+	}
+	return strings.Join(all, " ")
 }
 
 // rollout is a bar, and who runs what.
@@ -287,6 +319,11 @@ func (p page) why(v rebootlock.View, m subject, why []rebootlock.Obstacle) {
 		if known.Machine == m.machine {
 			p.line("Group", "%s", known.Group)
 			p.line("Release", "%s", runs(known))
+			for _, fact := range [][2]string{{"Zone", known.Zone}, {"Labels", pairs(known.Labels)}, {"Platform", pairs(known.Platform)}} {
+				if fact[1] != "" {
+					p.line(fact[0], "%s", fact[1])
+				}
+			}
 		}
 	}
 	p.line("Why", "it is not updating, because:")

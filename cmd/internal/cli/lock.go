@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/drydock-os/drydock/cmd/internal/config"
 	"github.com/drydock-os/drydock/rebootlock"
@@ -18,6 +20,7 @@ type lockFlags struct {
 	everywhere             bool // of the whole cluster
 	force, watch           bool
 	entries                int
+	labels                 []string // "name=value"
 }
 
 func (s *session) lock() *cobra.Command {
@@ -66,7 +69,7 @@ func (s *session) show(c *cobra.Command, f *lockFlags, text func(page, rebootloc
 		}
 		v, err := of.look(c.Context())
 		if err == nil {
-			v, err = only(v, f.group)
+			v, err = f.part(v)
 		}
 		if err != nil {
 			return err
@@ -77,7 +80,7 @@ func (s *session) show(c *cobra.Command, f *lockFlags, text func(page, rebootloc
 
 // redraw shows one of many views.
 func (s *session) redraw(f *lockFlags, v rebootlock.View, text func(page, rebootlock.View)) error {
-	v, err := only(v, f.group)
+	v, err := f.part(v)
 	switch {
 	case err != nil:
 		return err
@@ -91,6 +94,21 @@ func (s *session) redraw(f *lockFlags, v rebootlock.View, text func(page, reboot
 		text(page{w, v.At}, v)
 		fmt.Fprintln(w)
 	})
+}
+
+// part is the part of a view that was asked for: of a group, and with labels.
+func (f *lockFlags) part(v rebootlock.View) (rebootlock.View, error) {
+	for _, label := range f.labels {
+		name, value, ok := strings.Cut(label, "=")
+		if !ok || name == "" {
+			return v, usage("--label %s: write NAME=VALUE", label)
+		}
+		v.Machines = slices.DeleteFunc(slices.Clone(v.Machines), func(m rebootlock.MachineView) bool {
+			has, ok := m.Labels[name]
+			return !ok || has != value
+		})
+	}
+	return only(v, f.group)
 }
 
 // only is the part of a view that is about a group; all of it with "".
