@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/drydock-os/drydock/rebootlock/window"
 )
 
 // An item is a record with the revisions of its key.
@@ -40,6 +42,7 @@ type mark struct {
 type groupBook struct {
 	name     string
 	rules    item[Rules]
+	opens    window.Schedule // of rules; their zone is loaded once
 	failures item[Failures]
 	ledger   item[Ledger]
 	permits  map[string]item[Permit] // by machine
@@ -141,6 +144,9 @@ func (b *book) put(kv KV) {
 		g := b.group(names[0])
 		if g.rules, err = read[Rules](kv); err == nil {
 			err = g.rules.rec.Check()
+		}
+		if err == nil {
+			g.opens, err = g.rules.rec.schedule()
 		}
 	case kind == kindFailures && len(names) == 1:
 		b.group(names[0]).failures, err = read[Failures](kv)
@@ -305,6 +311,7 @@ type queue struct {
 	places    map[string]int  // by machine, in line, counted from the first ever
 	gone      int             // entries cut off line's head
 	leftovers int             // nil entries in line
+	voters    int             // tickets of machines on which a voter of etcd runs
 }
 
 func newQueue() queue { return queue{places: map[string]int{}} }
@@ -312,11 +319,13 @@ func newQueue() queue { return queue{places: map[string]int{}} }
 func (q *queue) put(it item[Ticket]) {
 	if at, ok := q.places[it.rec.Machine]; ok {
 		if old := q.line[at-q.gone]; old.created == it.created {
+			q.voters += votes(it) - votes(*old)
 			q.line[at-q.gone] = &it // changed, not moved
 			return
 		}
 		q.remove(it.rec.Machine)
 	}
+	q.voters += votes(it)
 	i, last := len(q.line), len(q.line)-1
 	if last >= 0 && q.line[last] != nil && q.line[last].created < it.created {
 		last = -1 // the usual case: behind all others
@@ -333,12 +342,16 @@ func (q *queue) put(it item[Ticket]) {
 	q.line = append(q.line, &it)
 }
 
+// votes counts a ticket of a machine on which a voter of etcd runs.
+func votes(it item[Ticket]) int { return min(len(it.rec.Etcd), 1) }
+
 func (q *queue) remove(machine string) {
 	at, ok := q.places[machine]
 	if !ok {
 		return
 	}
 	delete(q.places, machine)
+	q.voters -= votes(*q.line[at-q.gone])
 	q.line[at-q.gone] = nil
 	q.leftovers++
 	for len(q.line) > 0 && q.line[0] == nil {
@@ -363,3 +376,11 @@ func (q *queue) number() {
 }
 
 func (q *queue) len() int { return len(q.places) }
+
+func (q *queue) ticket(machine string) *item[Ticket] {
+	at, ok := q.places[machine]
+	if !ok {
+		return nil
+	}
+	return q.line[at-q.gone]
+}

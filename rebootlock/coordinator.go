@@ -90,7 +90,7 @@ func (c *Coordinator) after(err error) time.Duration {
 	if c.Trouble != nil {
 		c.Trouble(err)
 	}
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) || errors.Is(err, ErrRefused) {
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewer) || errors.Is(err, ErrRefused) || errors.Is(err, errClock) {
 		return holdBack
 	}
 	return 0

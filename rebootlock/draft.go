@@ -97,7 +97,7 @@ func (d *draft) fail(p item[Permit], how string) {
 
 // maxFailures bounds a group's failures: the record stays readable, and what is
 // older has long stopped its release.
-const maxFailures = 1000
+const maxFailures = 500
 
 // end books a permit that was given back, and takes it away.
 func (d *draft) end(p item[Permit]) {

@@ -2,6 +2,7 @@ package rebootlock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -239,4 +240,61 @@ func TestTurnOfAZoneEndsInAStoreThatWasCopied(t *testing.T) {
 	y.ask("b")
 	y.end("a", Updated)
 	y.want("x")
+}
+
+// TestCoordinatorWithAWrongClockResigns before it judges windows and deadlines
+// by it: machines refuse at their fence, FleetLock's clients have none.
+func TestCoordinatorWithAWrongClockResigns(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}})
+	y.want()
+	right := y.now
+	appear := func(n int) {
+		m := fmt.Sprintf("m%d", n)
+		y.join("", m)
+		y.write(y.keys.Presence(m, "boot"), nil)
+		y.write(y.keys.Presence(m, "boot"), encode(Presence{Version: 1, Machine: m, Boot: "boot", Since: right}, nil))
+	}
+	y.now = right.Add(24 * time.Hour)
+	appear(1)
+	appear(2)
+	y.want() // two may be wrong themselves
+	y.ask("m1")
+	appear(3)
+	if err := y.pass(); !errors.Is(err, errClock) {
+		t.Errorf("pass: %v, want %v", err, errClock)
+	}
+	if s, _ := y.store.Read(context.Background(), y.keys.all(kindPermit)); len(s.KVs) != 0 {
+		t.Errorf("%d permits", len(s.KVs))
+	}
+}
+
+// TestOneMachineWithAWrongClockDeposesNobody.
+func TestOneMachineWithAWrongClockDeposesNobody(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}})
+	for i := range 20 {
+		m, at := fmt.Sprintf("m%d", i%4), y.now
+		if i%4 == 1 {
+			at = at.Add(-24 * time.Hour)
+		}
+		y.join("", m)
+		y.write(y.keys.Presence(m, "boot"), nil)
+		y.write(y.keys.Presence(m, "boot"), encode(Presence{Version: 1, Machine: m, Boot: "boot", Since: at}, nil))
+		y.want()
+	}
+}
+
+// TestMachineThatIsTakenFromWhileItIsDownStillUsesUpMax: on_overdue = "take-away"
+// frees the permit, not the machine.
+func TestMachineThatIsTakenFromWhileItIsDownStillUsesUpMax(t *testing.T) {
+	never := 0
+	y := newYard(t, Rules{Max: Max{Count: 1}, Deadline: Duration(time.Hour), OnOverdue: TakeAwayOverdue, StopAfter: &never})
+	y.join("", "a", "b")
+	y.ask("a", "b")
+	y.want("a")
+	y.phase("a", PhaseRebooting)
+	y.write(y.keys.Presence("a", "boot"), nil)
+	y.now = y.now.Add(2 * time.Hour)
+	y.want()
+	y.write(y.keys.Member("a"), nil)
+	y.want("b")
 }

@@ -169,6 +169,7 @@ func (v *verdict) late(p item[Permit], on OnOverdue) bool {
 	}
 	if on == TakeAwayOverdue {
 		v.taken = append(v.taken, p)
+		v.leave(p.rec.Machine)
 		return true
 	}
 	return false
@@ -217,11 +218,7 @@ func (v *verdict) group() {
 
 // clock judges windows and the pause between reboots.
 func (v *verdict) clock(rules Rules) {
-	s, err := rules.schedule()
-	if err != nil {
-		v.stop("window", time.Time{}, "the group's windows cannot be judged: %v", err)
-		return
-	}
+	s := v.g.opens
 	if !s.Open(v.now) {
 		at, ok := s.Next(v.now)
 		if !ok {

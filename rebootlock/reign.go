@@ -21,6 +21,7 @@ type Reign struct {
 	pass    int64
 	stamped time.Time
 	entries int // written since the journal was last cut
+	clock   clock
 }
 
 // Begin reads everything, and returns the reign of a leadership that was won.
@@ -45,8 +46,25 @@ func (r *Reign) reread(ctx context.Context) error {
 // Apply brings in changes, in the order of their revisions.
 func (r *Reign) Apply(events []Event) {
 	r.book.apply(events)
+	now := r.c.Now()
 	for _, e := range events {
 		r.touch(e.Key)
+		r.hear(e, now)
+	}
+}
+
+// hear compares clocks with a machine that wrote a moment ago.
+func (r *Reign) hear(e Event, now time.Time) {
+	if e.Deleted || e.Created != e.Modified {
+		return
+	}
+	switch kind, names, _ := r.book.keys.parse(e.Key); {
+	case kind == kindTicket && len(names) == 2:
+		if t := r.book.group(names[0]).queue.ticket(names[1]); t != nil && t.rec.Via == "" {
+			r.clock.hear(names[1], now, t.rec.Asked)
+		}
+	case kind == kindPresence && len(names) == 2:
+		r.clock.hear(names[0], now, r.book.present[names[0]][names[1]].Since)
 	}
 }
 
@@ -77,7 +95,7 @@ func (r *Reign) touchAll() {
 // another's permit, in whatever group that is.
 func (r *Reign) touchEtcd() {
 	for name, g := range r.book.groups {
-		if slices.ContainsFunc(g.queue.line, func(t *item[Ticket]) bool { return t != nil && len(t.rec.Etcd) > 0 }) {
+		if g.queue.voters > 0 {
 			r.dirty[name] = true
 		}
 	}
@@ -97,6 +115,12 @@ func (r *Reign) Pass(ctx context.Context) (time.Time, error) {
 		if !now.Before(at) {
 			r.dirty[name] = true
 		}
+	}
+	if err := r.clock.wrong(); err != nil {
+		return now, r.stamp(ctx, now, fmt.Errorf("resign: %w", err))
+	}
+	if err := r.aside(); err != nil {
+		return now, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.dirty)) {
 		if err := r.settle(ctx, r.book.group(name), now); err != nil {
