@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drydock-os/drydock/rebootlock/window"
 )
@@ -40,16 +41,17 @@ type mark struct {
 
 // groupBook is one group's part of the book.
 type groupBook struct {
-	name     string
-	rules    item[Rules]
-	opens    window.Schedule // of rules; their zone is loaded once
-	failures item[Failures]
-	ledger   item[Ledger]
-	permits  map[string]item[Permit] // by machine
-	queue    queue
-	members  int
-	away     map[string]string // machine: zone; members that are not there and hold no permit
-	awayIn   map[string]int    // the same by zone
+	name               string
+	rules              item[Rules]
+	opens              window.Schedule // of rules; their zone is loaded once
+	failures           item[Failures]
+	ledger             item[Ledger]
+	lastGrant, lastEnd time.Time               // where they are later than in the ledger
+	permits            map[string]item[Permit] // by machine
+	queue              queue
+	members            int
+	away               map[string]string // machine: zone; members that are not there and hold no permit
+	awayIn             map[string]int    // the same by zone
 }
 
 // everything is the range of what the coordinator goes by.

@@ -50,7 +50,15 @@ func (r *Reign) draft(g *groupBook, j judgement, now time.Time) *draft {
 func (r *Reign) newDraft(g *groupBook, now time.Time) *draft {
 	d := &draft{r: r, g: g, now: now, ledger: g.ledger.rec, failures: g.failures.rec}
 	d.failures.Failed = slices.Clone(d.failures.Failed)
+	d.ledger.LastGrant, d.ledger.LastEnd = latest(d.ledger.LastGrant, g.lastGrant), latest(d.ledger.LastEnd, g.lastEnd)
 	return d
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // finish adds the conditions that every draft has: what it was judged by still
@@ -65,9 +73,29 @@ func (d *draft) finish() Txn {
 		d.failures.Version = version
 		d.txn.Then = append(d.txn.Then, Op{Key: keys.Failures(d.g.name), Value: encode(d.failures, d.failures.Extra)})
 	}
+	if !d.ledgerDue() {
+		return d.txn
+	}
 	d.ledger.Version, d.ledger.At, d.ledger.Queue = version, d.now.UTC(), d.g.queue.len()
 	d.txn.Then = append(d.txn.Then, Op{Key: keys.Ledger(d.g.name), Value: encode(d.ledger, d.ledger.Extra)})
 	return d.txn
+}
+
+// ledgerAge is how old what people read in the ledger may be while permits pass
+// from hand to hand: it is not written with each of them.
+const ledgerAge = time.Second
+
+// ledgerDue reports whether the ledger is to be written: the next judgement goes
+// by it, or it is old.
+func (d *draft) ledgerDue() bool {
+	age := d.now.Sub(d.g.ledger.rec.At)
+	return d.g.rules.rec.Pause > 0 || d.g.rules.rec.OneZone || age < 0 || age >= ledgerAge
+}
+
+// note keeps what was written, and what the ledger was not told yet.
+func (d *draft) note() {
+	d.g.lastGrant, d.g.lastEnd = d.ledger.LastGrant, d.ledger.LastEnd
+	d.r.entries += d.entries
 }
 
 // unchanged is the condition that a permit is still what was judged.

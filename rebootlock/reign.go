@@ -179,10 +179,13 @@ func (r *Reign) settle(ctx context.Context, g *groupBook, now time.Time) error {
 			}
 			return r.report(ctx, g, j, now)
 		}
-		if err := r.commit(ctx, d.txn); err != nil {
+		done, err := r.commit(ctx, d.txn)
+		if err != nil {
 			return err
 		}
-		r.entries += d.entries
+		if done {
+			d.note()
+		}
 	}
 	r.dirty[g.name] = true // others are served in between
 	r.due[g.name] = now
@@ -212,12 +215,13 @@ func (r *Reign) report(ctx context.Context, g *groupBook, j judgement, now time.
 	d := r.newDraft(g, now)
 	d.ledger.Blocked = j.blocked
 	d.ledger.Zone, d.ledger.ZoneUntil = j.zone, j.until
-	return r.commit(ctx, d.finish())
+	_, err := r.commit(ctx, d.finish())
+	return err
 }
 
 // commit writes a transaction of this reign, and learns from it. That its
 // conditions do not hold is no error: what does is learnt, and judged again.
-func (r *Reign) commit(ctx context.Context, t Txn) error {
+func (r *Reign) commit(ctx context.Context, t Txn) (done bool, err error) {
 	t.If = append(t.If, Cond{Key: r.lead.Key, Created: r.lead.Created})
 	t.Else = nil
 	for _, c := range t.If {
@@ -225,31 +229,31 @@ func (r *Reign) commit(ctx context.Context, t Txn) error {
 	}
 	res, err := r.c.Store.Commit(ctx, t)
 	if err != nil {
-		return fmt.Errorf("coordinate: %w", err)
+		return false, fmt.Errorf("coordinate: %w", err)
 	}
 	if res.Revision < r.book.revision {
-		return fmt.Errorf("coordinate: %w", errPutBack)
+		return false, fmt.Errorf("coordinate: %w", errPutBack)
 	}
 	if res.Done {
 		for _, op := range t.Then {
 			kv := KV{Key: op.Key, Value: op.Value, Created: res.Revision, Modified: res.Revision, Lease: op.Lease}
 			r.learn(Event{KV: kv, Deleted: op.Delete}, res.Revision)
 		}
-		return nil
+		return true, nil
 	}
 	found := map[string]KV{}
 	for _, kv := range res.Else {
 		found[kv.Key] = kv
 	}
 	if found[r.lead.Key].Created != r.lead.Created {
-		return errDeposed
+		return false, errDeposed
 	}
 	for _, c := range t.If {
 		kv, is := found[c.Key]
 		kv.Key = c.Key
 		r.learn(Event{KV: kv, Deleted: !is}, res.Revision)
 	}
-	return nil
+	return false, nil
 }
 
 func (r *Reign) learn(e Event, as int64) {
@@ -264,7 +268,7 @@ func (r *Reign) stamp(ctx context.Context, now time.Time, trouble error) error {
 	if trouble != nil {
 		s.Trouble = trouble.Error()
 	}
-	if err := r.commit(ctx, Txn{Then: []Op{{Key: r.c.Keys.Stamp(), Value: encode(s, nil)}}}); err != nil {
+	if _, err := r.commit(ctx, Txn{Then: []Op{{Key: r.c.Keys.Stamp(), Value: encode(s, nil)}}}); err != nil {
 		return err
 	}
 	r.stamped = now
@@ -296,7 +300,7 @@ func (r *Reign) cut(ctx context.Context) error {
 		for _, kv := range old {
 			t.Then = append(t.Then, Op{Key: kv.Key, Delete: true})
 		}
-		if err := r.commit(ctx, t); err != nil {
+		if _, err := r.commit(ctx, t); err != nil {
 			return err
 		}
 	}

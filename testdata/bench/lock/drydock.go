@@ -78,10 +78,29 @@ func openDrydock(ctx context.Context, s *server, l load_) (fleet, error) {
 	for i := range l.machines {
 		d.machines = append(d.machines, d.machine(i))
 	}
+	joining, _ := errgroup.WithContext(ctx)
+	joining.SetLimit(200) // machines of a fleet do not come up in one millisecond
 	for _, m := range d.machines {
-		wg.Go(func() { _ = m.Run(running) })
+		joining.Go(func() error {
+			wg.Go(func() { _ = m.Run(running) })
+			return m.joined(ctx)
+		})
 	}
-	return d, d.joined(ctx)
+	return d, joining.Wait()
+}
+
+// joined waits until the machine is a member, and has its watches.
+func (m *machine) joined(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for {
+		if _, err := m.Standing(ctx); err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err := wait(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func (d *drydock) machine(i int) *machine {
@@ -99,27 +118,6 @@ func (d *drydock) machine(i int) *machine {
 		},
 	}
 	return m
-}
-
-// joined waits until every machine is a member.
-func (d *drydock) joined(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(100)
-	for _, m := range d.machines {
-		g.Go(func() error {
-			for {
-				if _, err := m.Standing(ctx); err == nil || ctx.Err() != nil {
-					return ctx.Err()
-				}
-				if err := wait(ctx, 50*time.Millisecond); err != nil {
-					return err
-				}
-			}
-		})
-	}
-	return g.Wait()
 }
 
 // open lets the grants begin, when all have asked.

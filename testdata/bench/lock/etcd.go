@@ -41,7 +41,9 @@ func startEtcd(ctx context.Context) (*server, error) {
 	s.process = exec.Command(binary, "--name=bench", "--data-dir="+filepath.Join(dir, "data"), "--log-level=error",
 		"--listen-client-urls="+s.url, "--advertise-client-urls="+s.url, "--listen-peer-urls=http://127.0.0.1:"+peer,
 		"--initial-advertise-peer-urls=http://127.0.0.1:"+peer, "--initial-cluster=bench=http://127.0.0.1:"+peer)
-	s.process.Stderr = os.Stderr
+	if s.process.Stderr, err = os.Create(filepath.Join(dir, "etcd.log")); err != nil {
+		return nil, err
+	}
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.process.Start(); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -33,49 +34,77 @@ func main() {
 	quick := flag.Bool("quick", false, "a few cells only")
 	rollout := flag.Bool("rollout", false, "only the rollout of 1,000 machines on 10 permits")
 	only := flag.String("only", "", "only the scheme of this name")
+	machines := flag.Int("machines", 0, "only so many machines")
+	permits := flag.Int("permits", 0, "only so many permits")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of this program to `FILE`")
 	flag.Parse()
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil || pprof.StartCPUProfile(f) != nil {
+			fmt.Fprintln(os.Stderr, "lock: no profile:", err)
+			os.Exit(1)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *quick, *rollout, *only); err != nil {
+	if err := run(ctx, choice{*quick, *rollout, *only, *machines, *permits}); err != nil {
 		fmt.Fprintln(os.Stderr, "lock:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, quick, rollout bool, only string) error {
+// choice is what to measure.
+type choice struct {
+	quick, rollout    bool
+	only              string
+	machines, permits int // 0: all
+}
+
+// loads lists the cells.
+func (c choice) loads() (all []load_) {
+	sizes, permits := []int{100, 1000, 10_000}, []int{1, 10, 50}
+	if c.quick {
+		sizes, permits = []int{100}, []int{1, 10}
+	}
+	for _, n := range sizes {
+		for _, k := range permits {
+			for _, hold := range []time.Duration{0, time.Second} {
+				switch {
+				case hold > 0 && time.Duration(n/k)*hold > cellLimit: // the reboots alone would take longer than a cell may
+				case c.machines != 0 && c.machines != n, c.permits != 0 && c.permits != k:
+				default:
+					all = append(all, load_{n, k, hold})
+				}
+			}
+		}
+	}
+	return all
+}
+
+func run(ctx context.Context, c choice) error {
 	server, err := startEtcd(ctx)
 	if err != nil {
 		return err
 	}
 	defer server.stop()
 	fmt.Printf("%s, %s, %d cores, etcd of go.mod, one member on loopback, data in %s; load average before %s\n\n", time.Now().UTC().Format(time.DateOnly), runtime.Version(), runtime.NumCPU(), server.dir, load())
-	if rollout {
+	if c.rollout {
 		return rollouts(ctx, server)
-	}
-	sizes, permits := []int{100, 1000, 10_000}, []int{1, 10, 50}
-	if quick {
-		sizes, permits = []int{100}, []int{1, 10}
 	}
 	fmt.Println("| machines | permits | hold | scheme | hand-over ms, median (p99) | to a put | whole, s | ms a machine | requests a machine | out of order | not served |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|")
-	for _, n := range sizes {
-		for _, k := range permits {
-			for _, hold := range []time.Duration{0, time.Second} {
-				if hold > 0 && time.Duration(n/k)*hold > cellLimit {
-					continue // the reboots alone would take longer than a cell may
-				}
-				for _, s := range schemes {
-					if only != "" && s.name != only {
-						continue
-					}
-					if err := cell(ctx, server, s, load_{n, k, hold}); err != nil {
-						return fmt.Errorf("%s, %d machines: %w", s.name, n, err)
-					}
-				}
+	for _, l := range c.loads() {
+		for _, s := range schemes {
+			if c.only != "" && s.name != c.only {
+				continue
+			}
+			if err := cell(ctx, server, s, l); err != nil {
+				return fmt.Errorf("%s, %d machines: %w", s.name, l.machines, err)
 			}
 		}
 	}
-	if quick {
+	if c.quick || c.machines != 0 || c.permits != 0 || c.only != "" {
 		return nil
 	}
 	return rollouts(ctx, server)
