@@ -30,13 +30,15 @@ type cluster struct {
 	wake    func()                     // something that the updater waits for has changed
 	holding func() bool                // this machine holds a permit
 	trouble func(kind string, e error) // is said with every status
+	pauses  pauses
 
 	again chan struct{} // the policy may have changed
 
 	mu    sync.Mutex
 	parts parts
 	facts platform.Facts
-	uid   string // of the cluster that was joined
+	asked policy.Platform // what facts are of
+	uid   string          // of the cluster that was joined
 }
 
 // parts are what is there of the lock at one time.
@@ -48,7 +50,8 @@ type parts struct {
 
 // newCluster returns a cluster whose parts are made by Run.
 func newCluster(d *Daemon, p policy.Policy) *cluster {
-	c := &cluster{root: rootOf(d.Root), program: "drydock-" + d.Version, log: d.Log, again: make(chan struct{}, 1)}
+	c := &cluster{root: rootOf(d.Root), program: "drydock-" + d.Version, log: d.Log, again: make(chan struct{}, 1),
+		pauses: pauses{parts: 30 * time.Second, facts: time.Minute}}
 	c.policy = func() policy.Policy { return d.updater.Policy() }
 	c.wake = func() { d.updater.Wake() }
 	c.holding = func() bool { return d.updater.Status().Permit == "held" }
@@ -59,9 +62,11 @@ func newCluster(d *Daemon, p policy.Policy) *cluster {
 	return c
 }
 
-// retryParts is how long parts that could not be made wait: a certificate may
-// still be on its way.
-const retryParts = 30 * time.Second
+// pauses are how long what could not be had waits to be tried again.
+type pauses struct {
+	parts time.Duration // of the lock: a certificate may still be on its way
+	facts time.Duration // about this machine
+}
 
 // Run keeps the parts as the policy wants them until ctx ends.
 func (c *cluster) Run(ctx context.Context) error {
@@ -85,7 +90,7 @@ func (c *cluster) term(parent context.Context) {
 	}
 	var retry <-chan time.Time
 	if err != nil {
-		timer := time.NewTimer(retryParts)
+		timer := time.NewTimer(c.pauses.parts)
 		defer timer.Stop()
 		retry = timer.C
 	}
@@ -102,8 +107,25 @@ func (c *cluster) term(parent context.Context) {
 			c.set(parts{lock: unavailable{errors.New("it is joined anew under another policy")}})
 			return
 		}
+		if client := c.now().client; client != nil { // of another group, zone or label
+			c.refresh(ctx, client)
+		}
 	}
 }
+
+// refresh has the cluster hear now what this machine is, and not at the client's
+// next poll.
+func (c *cluster) refresh(ctx context.Context, client *rebootlock.Client) {
+	bounded, cancel := context.WithTimeout(ctx, refreshTime)
+	defer cancel()
+	if err := client.Refresh(bounded); err != nil {
+		c.log.Debug("the cluster hears later what this machine is", "error", err)
+	}
+}
+
+// refreshTime bounds a refresh: an etcd that is away must not keep another
+// policy waiting.
+const refreshTime = 3 * time.Second
 
 // consider has the policy compared with what runs.
 func (c *cluster) consider() {

@@ -69,7 +69,7 @@ func readPool(path string) (*x509.CertPool, error) {
 func (c *cluster) serveFleetLock(ctx context.Context, f policy.FleetLock, store rebootlock.Store, keys rebootlock.Keys) {
 	permits := &fleetlock.Permits{Store: store, Keys: keys, Now: time.Now}
 	server := &fleetlock.Server{Locks: permits, Hold: f.Hold, Identity: f.ClientCAFile != ""}
-	ticker := time.NewTicker(retryParts)
+	ticker := time.NewTicker(c.pauses.parts)
 	defer ticker.Stop()
 	for {
 		err := c.listenFleetLock(ctx, f, server)

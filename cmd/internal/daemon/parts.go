@@ -49,6 +49,7 @@ func (c *cluster) make(ctx context.Context, running *sync.WaitGroup, w wiring) e
 	c.trouble("fleetlock", nil)
 	c.trouble("coordinator", nil)
 	c.trouble("platform", nil)
+	c.relocated(w.Platform)
 	switch {
 	case w.FleetLock.URL != "":
 		lock, err := fleetLockOf(w, c.root)
@@ -177,12 +178,18 @@ func (c *cluster) unready() error {
 	return nil
 }
 
-// relocate is how long facts that could not be read wait to be read again.
-const relocate = time.Minute
+// relocated forgets what another platform than p said.
+func (c *cluster) relocated(p policy.Platform) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.asked != p {
+		c.facts, c.asked = platform.Facts{}, p
+	}
+}
 
 // locate reads where this machine is until that is known.
 func (c *cluster) locate(ctx context.Context, p policy.Platform, client *rebootlock.Client) {
-	ticker := time.NewTicker(relocate)
+	ticker := time.NewTicker(c.pauses.facts)
 	defer ticker.Stop()
 	for {
 		facts, err := config.PlatformSource(p).Read(ctx)
@@ -194,9 +201,7 @@ func (c *cluster) locate(ctx context.Context, p policy.Platform, client *rebootl
 		c.mu.Unlock()
 		c.trouble("platform", err)
 		if err == nil {
-			if err := client.Refresh(ctx); err != nil {
-				c.log.Debug("the cluster hears of this machine's zone later", "error", err)
-			}
+			c.refresh(ctx, client)
 			c.wake()
 			return
 		}

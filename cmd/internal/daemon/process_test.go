@@ -25,6 +25,8 @@ type process struct {
 	disk   string
 	reload chan os.Signal
 	log    *journalText
+
+	reboot string // lines of [reboot]
 }
 
 // journalText is what the daemon logged.
@@ -52,7 +54,7 @@ const noServer = "[server]\nurl = \"http://127.0.0.1:1/\"\n"
 // file, tables first.
 func prepare(t *testing.T, extra string) *process {
 	t.Helper()
-	p := &process{t: t, dir: t.TempDir(), reload: make(chan os.Signal), log: new(journalText)}
+	p := &process{t: t, dir: t.TempDir(), reload: make(chan os.Signal), log: new(journalText), reboot: "strategy = \"immediate\"\n"}
 	p.disk = p.write("disk.img", "")
 	entries := partition.Flatcar(1<<20, 1<<20, 1<<20, 512)
 	if err := os.Truncate(p.disk, partition.FlatcarSize(entries, 512)); err != nil {
@@ -79,13 +81,12 @@ state = %q
 [update]
 first_check = "1h"
 [reboot]
-strategy = "immediate"
-[slots]
+%s[slots]
 disk = %q
 booted = "A"
 boot_directory = %q
 kernel = false
-%s`, filepath.Join(p.dir, "state"), p.disk, filepath.Join(p.dir, "root"), extra))
+%s`, filepath.Join(p.dir, "state"), p.reboot, p.disk, filepath.Join(p.dir, "root"), extra))
 }
 
 func (p *process) write(name, content string) string {
