@@ -198,8 +198,8 @@ func (v *verdict) group() {
 	}
 	v.clock(rules)
 	limit := rules.Max.Of(g.members)
-	away := slices.AppendSeq(slices.Collect(maps.Keys(g.away)), maps.Keys(v.leaving))
-	v.free = limit - len(v.holding) - len(away)
+	away := len(g.away) + len(v.leaving)
+	v.free = limit - len(v.holding) - away
 	if v.free > 0 {
 		return
 	}
@@ -208,12 +208,25 @@ func (v *verdict) group() {
 		text += " by " + names
 	}
 	kind := "full"
-	if n := len(away); n > 0 {
+	if away > 0 {
 		kind = "absent"
-		text += fmt.Sprintf("; %s not there and %s up what may be down at once (bring back, or `drydock fleet remove`): %s",
-			plural(n, "member is", "members are"), one(n, "uses", "use"), few(slices.Sorted(slices.Values(away))))
+		text += fmt.Sprintf("; %s not there and %s up what may be down at once (bring back, or `drydock fleet remove`)",
+			plural(away, "member is", "members are"), one(away, "uses", "use"))
+	}
+	if away > 0 && away <= maxNamed {
+		text += ": " + few(slices.Sorted(maps.Keys(union(g.away, v.leaving))))
 	}
 	v.blocked = append(v.blocked, Obstacle{Kind: kind, Text: text})
+}
+
+// maxNamed is how many members that are away are named: with more of them, as
+// after an outage, each that comes back would have all of them sorted anew.
+const maxNamed = 100
+
+func union(a, b map[string]string) map[string]string {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
 }
 
 // clock judges windows and the pause between reboots.

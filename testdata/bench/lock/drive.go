@@ -23,8 +23,8 @@ type turn struct {
 
 // drive has every machine ask at once, hold, and give back. Where there is a
 // queue, nothing is granted before all have asked: the group is frozen till then.
-func drive(ctx context.Context, f fleet, l load_) result {
-	ctx, cancel := context.WithTimeout(ctx, cellLimit)
+func drive(ctx context.Context, f fleet, l load_, limit time.Duration) result {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var mu sync.Mutex
 	var turns []turn

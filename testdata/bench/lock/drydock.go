@@ -37,6 +37,7 @@ const group = "bench"
 type machine struct {
 	*rebootlock.Client
 	changed chan struct{}
+	leave   func() // takes its goodbye; set once it runs
 }
 
 func openDrydock(ctx context.Context, s *server, l load_) (fleet, error) {
@@ -82,7 +83,10 @@ func openDrydock(ctx context.Context, s *server, l load_) (fleet, error) {
 	joining.SetLimit(200) // machines of a fleet do not come up in one millisecond
 	for _, m := range d.machines {
 		joining.Go(func() error {
-			wg.Go(func() { _ = m.Run(running) })
+			here, leave := context.WithCancel(running)
+			var run sync.WaitGroup
+			m.leave = func() { leave(); run.Wait() }
+			run.Go(func() { _ = m.Run(here) })
 			return m.joined(ctx)
 		})
 	}
@@ -144,8 +148,11 @@ func (d *drydock) acquire(ctx context.Context, i int) error {
 	m := d.machines[i]
 	standing, err := m.Acquire(ctx, rebootlock.Request{Reason: "bench", From: "1", To: "2"})
 	for {
-		if err != nil {
-			return err
+		for err != nil { // as drydockd does: an answer that did not come is asked for again
+			if err := wait(ctx, time.Second+rand.N(time.Second)); err != nil {
+				return err
+			}
+			standing, err = m.Acquire(ctx, rebootlock.Request{Reason: "bench", From: "1", To: "2"})
 		}
 		if standing == rebootlock.Holding {
 			return d.fence(ctx, m)
@@ -220,6 +227,12 @@ func (d *drydock) witness(ctx context.Context, own *rebootlock.Etcd) error {
 func (d *drydock) requests() int64 { return d.count.Load() }
 
 func (d *drydock) close() {
+	leaving := errgroup.Group{}
+	leaving.SetLimit(200)
+	for _, m := range d.machines {
+		leaving.Go(func() error { m.leave(); return nil })
+	}
+	_ = leaving.Wait()
 	d.stop()
 	for _, s := range d.stores {
 		_ = s.Close()

@@ -7,12 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"sync/atomic"
 )
 
 // server is one real etcd process.
@@ -67,7 +68,7 @@ func (s *server) stop() {
 // dial connects, and counts the requests of the connection, but for those that
 // keep leases alive, which are streams.
 func (s *server) dial(count *atomic.Int64) (*clientv3.Client, error) {
-	config := clientv3.Config{Endpoints: []string{s.url}, DialTimeout: 10 * time.Second}
+	config := clientv3.Config{Endpoints: []string{s.url}, DialTimeout: 10 * time.Second, Logger: zap.NewNop()}
 	if count != nil {
 		config.DialOptions = []grpc.DialOption{grpc.WithUnaryInterceptor(
 			func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {

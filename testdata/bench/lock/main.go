@@ -15,9 +15,11 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -26,9 +28,19 @@ import (
 // one.
 const scale = 100
 
-// cellLimit bounds one measurement: what has not ended by then is reported as
-// far as it came.
-const cellLimit = 45 * time.Second
+// What bounds one measurement: what has not ended by then is reported as far as
+// it came. Those that poll get less, beside the time that the reboots alone take:
+// they would need hours.
+const (
+	queueLimit = 2 * time.Minute
+	pollLimit  = 12 * time.Second
+	holdLimit  = 30 * time.Second // the reboots alone
+)
+
+// bound is how long the reboots take alone.
+func (l load_) bound() time.Duration {
+	return time.Duration((l.machines+l.permits-1)/l.permits) * l.hold
+}
 
 func main() {
 	quick := flag.Bool("quick", false, "a few cells only")
@@ -46,7 +58,8 @@ func main() {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	debug.SetGCPercent(400) // one process stands for thousands of machines: its collector is not theirs
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, choice{*quick, *rollout, *only, *machines, *permits}); err != nil {
 		fmt.Fprintln(os.Stderr, "lock:", err)
@@ -71,7 +84,7 @@ func (c choice) loads() (all []load_) {
 		for _, k := range permits {
 			for _, hold := range []time.Duration{0, time.Second} {
 				switch {
-				case hold > 0 && time.Duration(n/k)*hold > cellLimit: // the reboots alone would take longer than a cell may
+				case (load_{n, k, hold}).bound() > holdLimit:
 				case c.machines != 0 && c.machines != n, c.permits != 0 && c.permits != k:
 				default:
 					all = append(all, load_{n, k, hold})
@@ -150,7 +163,11 @@ func cell(ctx context.Context, s *server, how scheme, l load_) error {
 	if err != nil {
 		return err
 	}
-	r := drive(ctx, f, l)
+	limit := pollLimit + 2*l.bound()
+	if _, queue := f.(*drydock); queue {
+		limit = queueLimit + l.bound()
+	}
+	r := drive(ctx, f, l, limit)
 	disorder := f.disorder(ctx)
 	f.close()
 	after, err := s.put(ctx)
