@@ -31,8 +31,9 @@ func (s *session) simulate() *cobra.Command {
 		Short: "Simulate a rollout through a fleet, with faults",
 		Long: "Let a release go through a fleet of machines in this process, on virtual time: the daemon's own code on disks in memory,\n" +
 			"with its lock, scheduler and server. Faults happen at random: machines die or lose their power in any step, releases are bad,\n" +
-			"drains are slow, clocks step, etcd is away, the coordinator stalls. All the while it is checked that never more machines than\n" +
-			"permits are down, that nothing is drained or staged without a permit, that no torn slot boots, and that nobody waits for ever.\n" +
+			"drains are slow, clocks step, etcd is away, the coordinator stalls, an operator freezes the group. All the while it is checked that\n" +
+			"never more machines than permits are down, that nothing is drained or staged without a permit, that nothing begins in a freeze,\n" +
+			"that no torn slot boots, and that nobody waits for ever.\n" +
 			"The same command line gives the same result. It exits 1 when one of these did not hold.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -30,6 +30,11 @@ func (w wire) Read(ctx context.Context, ranges ...rebootlock.Range) (rebootlock.
 	}
 	s, err := w.m.s.store.Read(ctx, ranges...)
 	w.m.missed = w.m.missed || err != nil
+	if spoil := w.m.s.config.sabotage.read; spoil != nil {
+		for i := range s.KVs {
+			spoil(&s.KVs[i])
+		}
+	}
 	return s, err
 }
 

@@ -19,12 +19,13 @@ const (
 	crash         kind = "crash"          // of the daemon, which starts again at once
 	etcdAway      kind = "etcd-away"      // for everybody, for a while
 	stall         kind = "stall"          // of the coordinator, which then goes on as if nothing had been
+	freeze        kind = "freeze"         // of the group, or of the cluster, for a while
 )
 
 // kinds are drawn alike often, but for those that concern everybody.
 var kinds = []kind{
 	dies, dies, dies, powerCut, powerCut, powerCut, powerCut, badRelease, badRelease, badRelease, slowDrain, slowDrain, slowDrain,
-	refusedReboot, refusedReboot, clockStep, clockStep, crash, crash, etcdAway, stall,
+	refusedReboot, refusedReboot, clockStep, clockStep, crash, crash, etcdAway, stall, freeze,
 }
 
 // A fault is what happens to one machine, and in which step. It happens once,
@@ -40,6 +41,7 @@ type fault struct {
 
 // drawFault draws a machine's fault, if it has one.
 func (s *Simulation) drawFault(r *rand.Rand) fault {
+	kinds := s.config.drawn()
 	chance, which, where, part, long := r.Float64(), r.IntN(len(kinds)), r.IntN(1<<20), r.Float64(), r.Float64()
 	if chance >= s.config.Faults {
 		return fault{}
@@ -57,10 +59,21 @@ func (s *Simulation) drawFault(r *rand.Rand) fault {
 	default:
 		f.in = draining
 	}
-	if f.kind == etcdAway || f.kind == stall {
+	switch f.kind {
+	case etcdAway, stall:
 		f.lasts = time.Duration(10+30*long) * time.Second
+	case freeze: // as short as shows it: while it lasts nobody is granted anything
+		f.lasts = time.Duration(5+10*long) * time.Second
 	}
 	return f
+}
+
+// drawn are the kinds that are drawn from.
+func (c Config) drawn() []kind {
+	if c.kinds != nil {
+		return c.kinds
+	}
+	return kinds
 }
 
 // happen counts a fault, the first time.
@@ -105,7 +118,20 @@ func (m *machine) entered(in step) {
 	case stall:
 		f.happen(s)
 		s.office.stall(f.lasts)
+	case freeze:
+		f.armed = true
+		s.engine.after(time.Duration(f.part*float64(m.times.drain+m.times.hook)), func() { m.freeze() })
 	}
+}
+
+// freeze has the operator freeze the group, or the cluster, somewhere in this
+// machine's drain or in its hook; others drain, stage, reboot and wait meanwhile.
+func (m *machine) freeze() {
+	scope := group
+	if m.index%2 == 0 {
+		scope = ""
+	}
+	m.s.operator.freeze(scope, &m.fault)
 }
 
 // strike cuts the power somewhere in a step: after so many operations on the

@@ -20,7 +20,9 @@ type observer struct {
 	left       map[string]int64  // the same of those that are no more
 	turn       int64             // revision of the ticket that was granted last
 	members    map[string]bool
-	zones      map[string]int // holders
+	zones      map[string]int  // holders
+	frozen     map[string]bool // the group, by its name, and the cluster, as ""
+	begun      []string        // machines whose permit says that they begin a phase, in the revision that is looked at
 	violations []string
 	more       int
 	first      time.Time // grant
@@ -39,7 +41,7 @@ type permit struct {
 const maxViolations = 100
 
 func newObserver(s *Simulation) *observer {
-	return &observer{s: s, permits: map[string]permit{}, tickets: map[string]int64{}, left: map[string]int64{}, members: map[string]bool{}, zones: map[string]int{}}
+	return &observer{s: s, permits: map[string]permit{}, tickets: map[string]int64{}, left: map[string]int64{}, members: map[string]bool{}, zones: map[string]int{}, frozen: map[string]bool{}}
 }
 
 func (o *observer) violate(format string, args ...any) {
@@ -67,6 +69,7 @@ func (o *observer) see(events []rebootlock.Event) {
 		granted = o.take(e) || granted
 		if i+1 == len(events) || events[i+1].Modified != e.Modified {
 			o.judge(e.Modified, granted)
+			o.judgeFreeze(e.Modified, granted)
 			granted = false
 		}
 	}
@@ -91,6 +94,10 @@ func (o *observer) take(e rebootlock.Event) (granted bool) {
 		o.tickets[parts[2]] = e.Created
 	case parts[0] == "permits" && len(parts) == 3:
 		return o.takePermit(parts[2], e)
+	case parts[0] == "groups" && len(parts) == 2:
+		o.takeFreeze(parts[1], e)
+	case parts[0] == "cluster" && len(parts) == 1:
+		o.takeFreeze("", e)
 	}
 	return false
 }
@@ -118,6 +125,9 @@ func (o *observer) takePermit(machine string, e rebootlock.Event) (granted bool)
 		o.last = now
 	}
 	if held {
+		if p.Phase != rebootlock.PhaseEnded { // also where it says so again: its machine asked whether it may
+			o.begun = append(o.begun, machine)
+		}
 		return false
 	}
 	if o.first.IsZero() {
@@ -162,6 +172,33 @@ func (o *observer) judge(revision int64, granted bool) {
 	}
 	if o.s.config.OneZone && inUse > 1 {
 		o.violate("revision %d: machines of %d zones hold permits", revision, inUse)
+	}
+}
+
+// takeFreeze takes in whether the group, or the cluster (""), is frozen.
+func (o *observer) takeFreeze(scope string, e rebootlock.Event) {
+	var record struct {
+		Freeze *json.RawMessage `json:"freeze"`
+	}
+	if err := json.Unmarshal(e.Value, &record); err != nil && !e.Deleted {
+		o.violate("record %s cannot be read: %v", e.Key, err)
+	}
+	o.frozen[scope] = record.Freeze != nil
+}
+
+// judgeFreeze holds against a freeze, as of a revision, what began in it. What
+// ends may end.
+func (o *observer) judgeFreeze(revision int64, granted bool) {
+	begun := o.begun
+	o.begun = nil
+	if !o.frozen[group] && !o.frozen[""] {
+		return
+	}
+	if granted {
+		o.violate("revision %d: a permit comes to be in a freeze", revision)
+	}
+	for _, machine := range begun {
+		o.violate("revision %d: machine %s begins phase %s in a freeze", revision, machine, o.permits[machine].Phase)
 	}
 }
 

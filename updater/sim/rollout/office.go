@@ -23,7 +23,7 @@ type office struct {
 const (
 	// leaseTTL is how long a coordinator that died keeps others from its place; as
 	// rebootlock.Coordinator has it.
-	leaseTTL = 15 * time.Second
+	leaseTTL = 25 * time.Second
 	// electionPoll is how often candidates are asked whether one of them has won.
 	electionPoll = time.Second
 )
@@ -117,6 +117,11 @@ func (o *office) pass() {
 	if err != nil {
 		s.fail(err)
 		return
+	}
+	if spoil := s.config.sabotage.read; spoil != nil {
+		for i := range events {
+			spoil(&events[i].KV)
+		}
 	}
 	reign.Apply(events)
 	next, err := reign.Pass(context.Background())

@@ -160,6 +160,8 @@ func TestObserverNotices(t *testing.T) {
 		"no permit":                    {Config{Max: permits(2)}, sabotage{lock: lockless}, "is draining without a permit"},
 		"no fence":                     {Config{Max: permits(2)}, sabotage{lock: fenceless}, "and its permit says granted"},
 		"a torn slot":                  {Config{Max: permits(2)}, sabotage{boot: tear}, "holds no whole release"},
+		"a freeze that is no fence":    {Config{Max: permits(2), Faults: 1, kinds: []kind{freeze}}, sabotage{read: thaw}, "begins phase staging in a freeze"},
+		"a freeze that stops no grant": {Config{Max: permits(2), Reboot: 5 * time.Second, Faults: 1, kinds: []kind{freeze}}, sabotage{read: thaw}, "a permit comes to be in a freeze"},
 		"a machine that hears nothing": {Config{Max: permits(2)}, sabotage{deaf: 1}, "waits for ever"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -171,6 +173,16 @@ func TestObserverNotices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// thaw leaves no freeze in what is read of a record.
+func thaw(kv *rebootlock.KV) {
+	var record map[string]json.RawMessage
+	if json.Unmarshal(kv.Value, &record) != nil || record["freeze"] == nil {
+		return
+	}
+	delete(record, "freeze")
+	kv.Value, _ = json.Marshal(record)
 }
 
 // tear changes a byte of what the first machine has in slot A.
