@@ -16,14 +16,14 @@ import (
 func (o Operator) TakeAway(ctx context.Context, group, machine, reason string, force bool) error {
 	err := cmp.Or(CheckName("group", group), CheckName("machine", machine), checkReason(reason))
 	if err == nil {
-		key, present := o.Keys.Permit(group, machine), o.Keys.all(kindPresence, machine)
-		err = o.change(ctx, []Range{{Key: key}, present}, func(s seen) (edit, error) {
+		key, ticket, present := o.Keys.Permit(group, machine), o.Keys.Ticket(group, machine), o.Keys.all(kindPresence, machine)
+		err = o.change(ctx, []Range{{Key: key}, {Key: ticket}, present}, func(s seen) (edit, error) {
 			p, there, err := record[Permit](s, key)
 			switch {
 			case err != nil && !force:
 				return edit{}, fmt.Errorf("%w (or take it away with force)", err)
 			case !there:
-				return edit{}, fmt.Errorf("the machine holds no permit there")
+				return edit{}, o.nothingToTake(s, ticket)
 			case err == nil && !force:
 				if err := o.mayTake(s, p, present); err != nil {
 					return edit{}, err
@@ -41,6 +41,20 @@ func (o Operator) TakeAway(ctx context.Context, group, machine, reason string, f
 		return fmt.Errorf("take away the permit of machine %s in group %s: %w", machine, group, err)
 	}
 	return nil
+}
+
+// nothingToTake says what a machine has that holds no permit.
+func (o Operator) nothingToTake(s seen, ticket string) error {
+	t, waits, err := record[Ticket](s, ticket)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the machine holds no permit there, and what it waits for cannot be read: %w", err)
+	case waits && t.Via == viaOperator:
+		return fmt.Errorf("the machine holds no permit there, it only waits for one: drydock lock release takes it out of the queue")
+	case waits:
+		return fmt.Errorf("the machine holds no permit there, it only waits for one: drydock lock release takes out of the queue what was asked for by hand, and drydock pause on the machine keeps it from asking")
+	}
+	return fmt.Errorf("the machine holds no permit there")
 }
 
 // mayTake says why a permit may not be taken away without force.

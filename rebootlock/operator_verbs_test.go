@@ -228,6 +228,21 @@ func TestTakeAwayTakesEvidenceOrForce(t *testing.T) {
 	}
 }
 
+// TestTakeAwayOfOneThatWaits names what ends the wait.
+func TestTakeAwayOfOneThatWaits(t *testing.T) {
+	f := inMemory(t)
+	f.join(m1, m2)
+	f.ask(m1)
+	if err := f.Acquire(t.Context(), "web", m2, "new disk"); err != nil {
+		t.Fatal(err)
+	}
+	for machine, want := range map[string]string{m1: "drydock pause", m2: "drydock lock release takes it"} {
+		if err := f.TakeAway(t.Context(), "web", machine, "it smells", true); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", machine, err, want)
+		}
+	}
+}
+
 // TestTakeAwayOfOneThatMovedOn: the permit began to reboot while the operator
 // looked at it draining.
 func TestTakeAwayOfOneThatMovedOn(t *testing.T) {

@@ -165,7 +165,7 @@ func (r Rules) schedule() (window.Schedule, error) {
 	}
 	loc, err := time.LoadLocation(r.Timezone)
 	if err != nil {
-		return window.Schedule{}, fmt.Errorf("timezone: %w", err)
+		return window.Schedule{}, fmt.Errorf("timezone is %q, which is no time zone: write a name of the IANA database, like \"Europe/Berlin\", or \"UTC\": %w", r.Timezone, err)
 	}
 	return window.Schedule{Windows: r.Windows, Location: loc}, nil
 }

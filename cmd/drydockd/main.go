@@ -28,6 +28,7 @@ func run() int {
 	flag.StringVar(&o.Config, "config", config.DefaultPath, "policy `file`")
 	flag.StringVar(&o.Bus, "bus", os.Getenv("DRYDOCK_BUS"), "D-Bus `address`; empty for the system bus")
 	flag.StringVar(&o.Root, "root", "", "`directory` that stands for / when the running system is looked at (tests)")
+	flag.Usage = usage
 	flag.Parse()
 	if flag.NArg() == 1 && flag.Arg(0) == "trial-state" {
 		return trialState(o)
@@ -58,6 +59,16 @@ func run() int {
 		err = d.Run(ctx)
 	}
 	return say(err)
+}
+
+// usage is what -help says.
+func usage() {
+	w := flag.CommandLine.Output()
+	fmt.Fprint(w, "drydockd keeps this machine's operating system current.\n\n"+
+		"  drydockd [FLAGS]              run, until SIGTERM; SIGHUP reads the policy file again\n"+
+		"  drydockd [FLAGS] trial-state  exit 0 where the booted slot is good, 3 where it is on trial, 1 where neither can be\n"+
+		"                                told; no daemon is needed (the trial guard asks)\n\nFlags:\n")
+	flag.PrintDefaults()
 }
 
 // trialState exits 0 for a good slot, 3 for one on trial, and 1 when it cannot

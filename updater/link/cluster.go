@@ -38,7 +38,7 @@ type Change struct {
 type Outcome struct {
 	Rules   *rebootlock.Rules `json:"rules_before,omitempty"` // apply; nil: the group had none
 	Max     *rebootlock.Max   `json:"max_before,omitempty"`   // set-max
-	Changed bool              `json:"changed,omitempty"`      // apply, set-max: it was not so already
+	Changed *bool             `json:"changed,omitempty"`      // apply, set-max: it was not so already; always there
 }
 
 // Cluster answers with an operator's eyes and hands, in JSON, as the bus and
@@ -94,14 +94,16 @@ func carryOut(ctx context.Context, o rebootlock.Operator, verb string, ch Change
 		if ch.Rules == nil {
 			return done, fmt.Errorf("%s: no rules are given", verb)
 		}
-		done.Rules, done.Changed, err = o.Apply(ctx, ch.Group, *ch.Rules)
+		var changed bool
+		done.Rules, changed, err = o.Apply(ctx, ch.Group, *ch.Rules)
+		done.Changed = &changed
 	case VerbSetMax:
 		if ch.Max == nil {
 			return done, fmt.Errorf("%s: no max is given", verb)
 		}
 		var before rebootlock.Max
 		before, err = o.SetMax(ctx, ch.Group, *ch.Max)
-		done.Max, done.Changed = &before, before != *ch.Max
+		done.Max, done.Changed = &before, new(before != *ch.Max)
 	case VerbFreeze:
 		err = o.Freeze(ctx, ch.Group, ch.Reason)
 	case VerbThaw:

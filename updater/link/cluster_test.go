@@ -17,9 +17,9 @@ func TestClusterOf(t *testing.T) {
 	machine := strings.Repeat("1", 32)
 	for _, test := range []struct{ verb, args, want string }{
 		{VerbApply, `{"group":"web","rules":{"version":1,"max":"25%"}}`, `{"changed":true}`},
-		{VerbApply, `{"group":"web","rules":{"version":1,"max":"25%"}}`, `{"rules_before":{"version":1,"max":"25%"}}`},
+		{VerbApply, `{"group":"web","rules":{"version":1,"max":"25%"}}`, `{"rules_before":{"version":1,"max":"25%"},"changed":false}`},
 		{VerbSetMax, `{"group":"web","max":2}`, `{"max_before":"25%","changed":true}`},
-		{VerbSetMax, `{"group":"web","max":2}`, `{"max_before":2}`},
+		{VerbSetMax, `{"group":"web","max":2}`, `{"max_before":2,"changed":false}`},
 		{VerbFreeze, `{"reason":"fair"}`, `{}`},
 		{VerbThaw, `{}`, `{}`},
 		{VerbFreeze, `{"group":"web","reason":"fair"}`, `{}`},

@@ -185,13 +185,28 @@ func (c *checks) windows(key string, windows []window.Window) {
 	}
 }
 
+// zone reports what names no time zone; a machine's own may be its own.
 func (c *checks) zone(key, name string) {
+	c.zoneLike(key, name, "\"Europe/Berlin\", \"UTC\", or \"Local\" for the machine's own")
+}
+
+// sharedZone is zone, for a group: its machines may have several of their own.
+func (c *checks) sharedZone(key, name string) {
+	const like = "\"Europe/Berlin\" or \"UTC\""
+	if name == "Local" {
+		c.add(key, "is \"Local\", which differs from machine to machine: name a zone, like %s", like)
+		return
+	}
+	c.zoneLike(key, name, like)
+}
+
+func (c *checks) zoneLike(key, name, like string) {
 	if name == "" {
-		c.add(key, "is empty: name a zone, like \"Europe/Berlin\", \"UTC\" or \"Local\"")
+		c.add(key, "is empty: name a zone, like %s", like)
 		return
 	}
 	if _, err := time.LoadLocation(name); err != nil {
-		c.add(key, "%q is no time zone: write a name of the IANA database like \"Europe/Berlin\", \"UTC\", or \"Local\" for the machine's own", name)
+		c.add(key, "%q is no time zone: write a name of the IANA database, like %s", name, like)
 	}
 }
 

@@ -68,11 +68,7 @@ func (g Group) Validate(key string) []error {
 		c.add(at("windows"), "%d windows are too many: %d are the most", len(g.Windows), maxWindows)
 	}
 	c.windows(at("windows"), g.Windows)
-	if g.Timezone == "Local" {
-		c.add(at("timezone"), "is \"Local\", which differs from machine to machine: name a zone, like \"Europe/Berlin\"")
-	} else {
-		c.zone(at("timezone"), g.Timezone)
-	}
+	c.sharedZone(at("timezone"), g.Timezone)
 	if g.Deadline <= 0 { // short ones are for tests and demonstrations, and the lock's own bound is no other
 		c.add(at("deadline"), "%v is no time for a drain, a reboot and a trial: write one like \"2h\"", g.Deadline)
 	}

@@ -248,7 +248,7 @@ type applied struct {
 
 func (a applied) text() string {
 	switch {
-	case !a.Changed:
+	case a.Changed == nil || !*a.Changed:
 		return "as it was"
 	case a.Rules == nil:
 		return "created"

@@ -60,3 +60,11 @@ func TestManPageNamesEveryFlag(t *testing.T) {
 		t.Errorf("only %d flags in %s", flags, help)
 	}
 }
+
+// TestHelpNamesTrialState: the trial guard calls it, and whoever debugs that.
+func TestHelpNamesTrialState(t *testing.T) {
+	out, err := exec.Command(buildDaemon(t), "-h").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "trial-state") || !strings.Contains(string(out), "-check-config") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
