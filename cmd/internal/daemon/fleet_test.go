@@ -37,6 +37,12 @@ func machineID(i int) string { return fmt.Sprintf("%032x", 0xd0c0+i) }
 
 func newFleet(t *testing.T, n int) *fleet {
 	t.Helper()
+	return newFleetOf(t, n, etcdtest.Options{})
+}
+
+// newFleetOf is a fleet with another etcd than usual.
+func newFleetOf(t *testing.T, n int, o etcdtest.Options) *fleet {
+	t.Helper()
 	f := &fleet{t: t}
 	for i := range n {
 		h := newHost(t)
@@ -44,8 +50,8 @@ func newFleet(t *testing.T, n int) *fleet {
 		h.write("root/etc/machine-id", machineID(i)+"\n")
 		f.hosts = append(f.hosts, h)
 	}
-	f.etcd = etcdtest.Start(t, etcdtest.Options{})
-	store, err := rebootlock.DialEtcd(rebootlock.EtcdOptions{Endpoints: f.etcd.Endpoints()})
+	f.etcd = etcdtest.Start(t, o)
+	store, err := rebootlock.DialEtcd(rebootlock.EtcdOptions{Endpoints: f.etcd.Endpoints(), CAFile: f.etcd.CAFile, CertFile: f.etcd.CertFile, KeyFile: f.etcd.KeyFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +65,8 @@ func newFleet(t *testing.T, n int) *fleet {
 
 // joins has a host's policy name a cluster.
 func (f *fleet) joins(h *host, cluster string) {
-	h.more = fmt.Sprintf("[cluster]\nid = %q\nendpoints = [%q]\n[group]\nmax = \"1\"\n", cluster, strings.Join(f.etcd.Endpoints(), `", "`))
+	h.more = fmt.Sprintf("[cluster]\nid = %q\nendpoints = [%q]\nca_file = %q\ncert_file = %q\nkey_file = %q\n[group]\nmax = \"1\"\n",
+		cluster, strings.Join(f.etcd.Endpoints(), `", "`), f.etcd.CAFile, f.etcd.CertFile, f.etcd.KeyFile)
 	h.policy(partition.A)
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -102,7 +103,8 @@ func (c *cluster) listenFleetLock(ctx context.Context, f policy.FleetLock, s *fl
 		listener = tls.NewListener(listener, config)
 	}
 	server := s.HTTP()
-	held, let := context.WithCancel(ctx) // what is held open ends first
+	server.ErrorLog = slog.NewLogLogger(c.log.Handler(), slog.LevelInfo) // who shows no certificate, say
+	held, let := context.WithCancel(ctx)                                 // what is held open ends first
 	server.BaseContext = func(net.Listener) context.Context { return held }
 	var closing sync.WaitGroup
 	defer closing.Wait()

@@ -57,6 +57,7 @@ type host struct {
 	rebooted chan struct{}
 	strategy policy.Strategy
 	first    string // when the daemon checks by itself
+	reboot   string // further lines of [reboot]
 	more     string // tables of the policy beside those that every test has
 }
 
@@ -235,7 +236,7 @@ check_jitter = "0s"
 extra_packages_dir = %q
 [reboot]
 strategy = %q
-[trial]
+%s[trial]
 keep_previous = "0s"
 retry_backoff = "0s"
 retries = 20
@@ -248,7 +249,7 @@ disk = %q
 booted = %q
 boot_directory = %q
 %s`, filepath.Join(h.dir, "state"), h.server.URL, filepath.Join(h.dir, "key.pem"), h.first, filepath.Join(h.dir, "packages"),
-		h.strategy, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.more))
+		h.strategy, h.reboot, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.more))
 }
 
 // start runs drydockd.
