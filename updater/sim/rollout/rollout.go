@@ -28,16 +28,20 @@
 // that these show as the makespan's distance from it (times measured with 2,000
 // machines, 50 permits and reboots of 3 minutes, one kind of fault at a time):
 //
-//   - What stops everybody lengthens a rollout by as long as it lasts: an outage of
-//     etcd by 10 to 40 s, and up to ten more until the clients try again; a freeze by
-//     5 to 15 s, and by a hook that runs again. That is in the nature of both, and most
-//     of the distance: half a minute and 20 s apiece. A coordinator that stalls costs
-//     its lease of 25 s where a permit ends meanwhile, and else nothing.
+//   - What stops everybody lengthens a rollout by as long as it lasts, and more. An
+//     outage of etcd lasts 10 to 40 s, and it takes up to ten more until the clients try
+//     again: 26 s apiece. A freeze lasts 5 to 15 s, and whoever was draining gives up:
+//     the work comes back, must be healthy, and the permit is given back unused; also
+//     26 s apiece. That is what the real code does, and no reaction of ours is in it.
+//     A coordinator that stalls costs its lease of 25 s where a permit ends meanwhile.
 //   - A failure stops its release until the operator lifts that, a second later.
 //   - A machine that loses time with its permit (a power cut, a drain that takes too
 //     long, a release that it rolls back) costs that time on one permit of many; but
 //     where all permits were busy to the end, somebody is the last: up to one hold time
 //     more, however many faults there were. With 200 reboots a permit that is 0.5 %.
+//
+// 10,000 machines, 50 permits and Faults 0.01 (seed 1: six freezes, an outage, five
+// stalls, 23 failures, 13 of them deaths) are 458 s above 36,094 s: 1.3 %.
 //
 // One goroutine does everything, one event after the other in the order of time:
 // the same Config gives the same Result, and the same Timeline.
