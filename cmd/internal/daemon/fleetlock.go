@@ -126,7 +126,8 @@ func (c *cluster) listenFleetLock(ctx context.Context, f policy.FleetLock, s *fl
 }
 
 // fleetLockTLS is how the server proves itself and its clients, nil for plain
-// HTTP. The server's certificate is read with each connection.
+// HTTP. The server's certificate, and who vouches for clients, are read with each
+// connection.
 func fleetLockTLS(f policy.FleetLock) (*tls.Config, error) {
 	if f.CertFile == "" {
 		return nil, nil
@@ -139,12 +140,22 @@ func fleetLockTLS(f policy.FleetLock) (*tls.Config, error) {
 		return nil, err
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() }}
-	if f.ClientCAFile != "" {
+	if f.ClientCAFile == "" {
+		return config, nil
+	}
+	config.ClientAuth, config.SessionTicketsDisabled = tls.RequireAndVerifyClientCert, true // no session outlives the trust in a CA
+	asking := func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		pool, err := readPool(f.ClientCAFile)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("fleetlock.client_ca_file: %w", err)
 		}
-		config.ClientCAs, config.ClientAuth = pool, tls.RequireAndVerifyClientCert
+		own := config.Clone()
+		own.ClientCAs, own.GetConfigForClient = pool, nil
+		return own, nil
 	}
+	if _, err := asking(nil); err != nil {
+		return nil, err
+	}
+	config.GetConfigForClient = asking
 	return config, nil
 }

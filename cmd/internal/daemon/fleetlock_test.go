@@ -2,14 +2,20 @@ package daemon
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,7 +78,15 @@ func TestFleetLockIsServed(t *testing.T) {
 	defer busy.Close()
 	address := busy.Addr().String()
 	certFile, keyFile := etcd.Certificate("server")
-	serve := fmt.Sprintf("[fleetlock]\nlisten = %q\ncert_file = %q\nkey_file = %q\nclient_ca_file = %q\n", address, certFile, keyFile, etcd.CAFile)
+	trusted, err := os.ReadFile(etcd.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := filepath.Join(t.TempDir(), "clients.pem")
+	if err := os.WriteFile(clients, trusted, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	serve := fmt.Sprintf("[fleetlock]\nlisten = %q\ncert_file = %q\nkey_file = %q\nclient_ca_file = %q\n", address, certFile, keyFile, clients)
 	c := member(t, etcd, "harbour", serve+"hold = \"0s\"\n")
 	stop := c.run()
 	c.until("an address that is taken is said", c.because("fleetlock", "FleetLock is not served: listen tcp "+address))
@@ -82,17 +96,9 @@ func TestFleetLockIsServed(t *testing.T) {
 	})
 
 	base := "https://" + address
-	for name, cert := range map[string]*tls.Certificate{"none": nil, "of another CA": foreign(t)} {
-		var no *fleetlock.Error
-		if err := guest(t, etcd, base, "web1", cert).PreReboot(t.Context()); err == nil || errors.As(err, &no) {
-			t.Errorf("certificate %s: %v, want no connection", name, err)
-		}
-	}
-	if status, text := answer(t, guest(t, etcd, base, "web1", named(t, etcd, "web2")).PreReboot(t.Context())); status != http.StatusForbidden {
-		t.Errorf("another machine's certificate: %d %s", status, text)
-	}
+	c.knowsItsClients(base, clients)
 	c.untouched()
-	if text := c.log.String(); strings.Count(text, "TLS handshake error") != 2 {
+	if text := c.log.String(); strings.Count(text, "TLS handshake error") != 3 {
 		t.Errorf("the log does not say whose certificates were wrong:\n%s", text)
 	}
 
@@ -132,6 +138,42 @@ func TestFleetLockIsServed(t *testing.T) {
 	c.holdsOpen(one, stop)
 }
 
+// knowsItsClients: a certificate must be of a CA that a file names, as that is
+// now, and name its client.
+func (c *clustered) knowsItsClients(base, file string) {
+	t, etcd := c.t, c.etcd
+	for name, cert := range map[string]*tls.Certificate{"none": nil, "of another CA": foreign(t)} {
+		var no *fleetlock.Error
+		if err := guest(t, etcd, base, "web1", cert).PreReboot(t.Context()); err == nil || errors.As(err, &no) {
+			t.Errorf("certificate %s: %v, want no connection", name, err)
+		}
+	}
+	if status, text := answer(t, guest(t, etcd, base, "web1", named(t, etcd, "web2")).PreReboot(t.Context())); status != http.StatusForbidden {
+		t.Errorf("another machine's certificate: %d %s", status, text)
+	}
+	other := foreign(t)
+	trusted, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.vouches(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Certificate[0]}))
+	if status, text := answer(t, guest(t, etcd, base, "web1", other).PreReboot(t.Context())); status != http.StatusForbidden {
+		t.Errorf("of a CA that is trusted now, and another's: %d %s", status, text)
+	}
+	var no *fleetlock.Error
+	if err := guest(t, etcd, base, "web1", named(t, etcd, "web1")).PreReboot(t.Context()); err == nil || errors.As(err, &no) {
+		t.Errorf("of a CA that is trusted no more: %v, want no connection", err)
+	}
+	c.vouches(file, trusted)
+}
+
+func (c *clustered) vouches(file string, ca []byte) {
+	c.t.Helper()
+	if err := os.WriteFile(file, ca, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // holdsOpen: what is held open when the daemon ends is ended, and soon.
 func (c *clustered) holdsOpen(g fleetlock.Client, stop func() error) {
 	c.t.Helper()
@@ -158,10 +200,18 @@ func (c *clustered) holdsOpen(g fleetlock.Client, stop func() error) {
 	}
 }
 
-// foreign is a certificate that nobody here signed.
+// foreign is a certificate that vouches for itself, and is nobody's here.
 func foreign(t *testing.T) *tls.Certificate {
 	t.Helper()
-	s := httptest.NewTLSServer(nil)
-	defer s.Close()
-	return &s.TLS.Certificates[0]
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "stranger"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
