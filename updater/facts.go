@@ -22,6 +22,7 @@ type Observed struct {
 	Up       time.Duration // since the boot; 0 if that is not known
 	Health   Health
 	Permit   Permit
+	Perhaps  bool // the permit is only feared to be held
 	Drained  bool
 	Begun    bool         // a drain was begun, and its work is not known to be back
 	Offer    *omaha.Offer // of the last check, nil if there is none
@@ -73,6 +74,7 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 		v.Facts.Health, v.Facts.Rejected = Sick, true // judged before the last crash
 	}
 	v.Facts.MayStage = m.Paused == ""
+	v.Facts.Stuck = o.Perhaps && slices.ContainsFunc(o.Failed, func(f Failure) bool { return f.Step == Release })
 	v.situation(o, m)
 	v.Facts.Goal = v.goal(o, m, p)
 	v.write(o, m, p)

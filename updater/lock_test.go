@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -12,7 +15,9 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/rebootlock"
+	"github.com/drydock-os/drydock/rebootlock/fleetlock"
 	"github.com/drydock-os/drydock/updater"
+	"github.com/drydock-os/drydock/updater/link"
 	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/sim"
 )
@@ -323,4 +328,39 @@ func TestFileThatIsGoneAsksForNothing(t *testing.T) {
 	b.live(func(s updater.Status) bool { return waiting(s) && s.Pending == "reboot" && has(s.Reasons, "freeze") })
 	b.machine.Wants = ""
 	b.live(func(s updater.Status) bool { return waiting(s) && s.Pending == "" })
+}
+
+// TestFleetLockServerThatIsAwayHoldsNoDownloadUp, as zincati's does: whether this
+// machine holds a permit from before nobody can say then. When the server is
+// back nothing is waited for.
+func TestFleetLockServerThatIsAwayHoldsNoDownloadUp(t *testing.T) {
+	var up atomic.Bool
+	var asked []string
+	var mu sync.Mutex
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !up.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		asked = append(asked, path.Base(r.URL.Path))
+	}))
+	defer server.Close()
+	b := ready(t)
+	client := fleetlock.Client{URL: server.URL, Group: "g", ID: "m"}
+	b.adjust = func(u *updater.Updater) { u.Lock = link.FleetLock{Lock: &fleetlock.Lock{Client: client}} }
+	u, _ := b.up()
+	b.until(u, func(s updater.Status) bool { return s.Written && s.NewVersion == "1.1.0" })
+	up.Store(true)
+	said := func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(asked)
+	}
+	for deadline := time.Now().Add(30 * time.Second); len(said()) < 2 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	}
+	if got, want := said(), []string{"steady-state", "pre-reboot"}; len(got) < 2 || !slices.Equal(got[:2], want) {
+		t.Errorf("asked %v, want %v and no pause between", got, want)
+	}
 }

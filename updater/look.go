@@ -106,6 +106,7 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read: " + err.Error()}}}
 	}
 	o.Permit, o.Stopped, o.Waits = standing.Permit, standing.Stopped, standing.Waits
+	o.Perhaps = standing.Perhaps
 	o.Begun = u.run.begun || standing.Begun && !u.run.resumed
 	o.Drained, err = u.Scheduler.Drained(ctx)
 	if err != nil { // bring work back rather than go on blindly

@@ -59,6 +59,7 @@ type Intent struct {
 // Standing is a machine's place in its group.
 type Standing struct {
 	Permit  Permit
+	Perhaps bool     // Held is only feared: nobody could be asked since the start
 	Begun   bool     // the permit was used: a drain was begun, or more
 	Stopped []Reason // a freeze, a stopped group: no reboot, permit or not
 	Waits   []Reason // why the permit is not granted yet, for people

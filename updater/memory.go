@@ -344,7 +344,7 @@ func (m Memory) lost(o Observed, pause time.Duration) Memory {
 // use a permit waits for a pause before it asks again: it goes behind the others.
 func (m Memory) released(o Observed, pause time.Duration, why string) Memory {
 	unused := m.Ending == "" || m.Ending == EndAborted
-	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused {
+	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused && !o.Perhaps {
 		m.AskAgain, m.Unused = o.Now.Add(pause), why
 	}
 	m.Ending, m.Detail = "", ""

@@ -76,6 +76,7 @@ type Facts struct {
 	External bool // somebody else reboots this machine: stage at once, never lock, drain or reboot
 	MayStage bool // to an external coordinator: nobody paused this machine
 	Permit   Permit
+	Stuck    bool // the permit is only feared to be held, and cannot be given back: whom it belongs to does not answer
 	Drained  bool // workloads of this machine were moved away on our word and not brought back
 	Begun    bool // a drain was begun, and its work is not known to be back
 	Offered  bool // a release is offered that is wanted and not written yet
@@ -97,7 +98,7 @@ func Decide(f Facts) Step {
 		goal = f.Booted.Other()
 	}
 	going := f.Goal != NoGoal && (f.Permit == Held && f.MayGo || f.Permit != Held && f.MayAsk)
-	free := f.Permit != Held && !f.Drained && !f.Begun && !staged // no reboot is under way
+	free := (f.Permit != Held || f.Stuck) && !f.Drained && !f.Begun && !staged // no reboot is under way
 	switch {
 	case !f.Readable:
 		return Wait

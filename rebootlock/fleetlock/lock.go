@@ -39,6 +39,14 @@ func (l *Lock) Standing() (rebootlock.Standing, []rebootlock.Obstacle) {
 	return l.standing, nil
 }
 
+// Sure reports whether the server was heard since the start. Until then Holding
+// is only what must be feared.
+func (l *Lock) Sure() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sure
+}
+
 // Why is what the server said when it last said no; "" where it said yes.
 func (l *Lock) Why() string {
 	l.mu.Lock()

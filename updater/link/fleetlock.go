@@ -15,7 +15,7 @@ type FleetLock struct{ Lock *fleetlock.Lock }
 // Standing implements updater.RebootLock.
 func (f FleetLock) Standing(context.Context) (updater.Standing, error) {
 	s, stops := f.Lock.Standing()
-	out := updater.Standing{Permit: permits[s], Stopped: reasons(stops)}
+	out := updater.Standing{Permit: permits[s], Perhaps: !f.Lock.Sure(), Stopped: reasons(stops)}
 	if why := f.Lock.Why(); why != "" && s != rebootlock.Holding {
 		out.Waits = []updater.Reason{{Kind: "fleetlock", Text: "the FleetLock server says: " + why}}
 	}
