@@ -33,7 +33,7 @@ const scale = 100
 // they would need hours.
 const (
 	queueLimit = 2 * time.Minute
-	pollLimit  = 12 * time.Second
+	pollLimit  = 8 * time.Second
 	holdLimit  = 30 * time.Second // the reboots alone
 )
 
@@ -163,7 +163,7 @@ func cell(ctx context.Context, s *server, how scheme, l load_) error {
 	if err != nil {
 		return err
 	}
-	limit := pollLimit + 2*l.bound()
+	limit := pollLimit + l.bound()
 	if _, queue := f.(*drydock); queue {
 		limit = queueLimit + l.bound()
 	}
