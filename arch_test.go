@@ -38,7 +38,7 @@ var layers = map[string][]string{
 	"updater/host":                  {"updater/image"},
 	"updater/state":                 {},
 	"updater/policy":                {"rebootlock/window"},
-	"updater/platform":              {},
+	"updater/platform":              {"updater/state"},
 	// core
 	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
@@ -47,7 +47,7 @@ var layers = map[string][]string{
 	"updater/sim":  {"partition", "updater", "updater/image", "updater/policy"},
 	"updater/sim/rollout": {"fleetlink", "omaha", "partition", "partition/powercut", "rebootlock", "updater", "updater/image", "updater/link",
 		"updater/payload", "updater/policy", "updater/sim"},
-	"cmd/internal/config":  {"rebootlock", "rebootlock/window", "updater/platform", "updater/policy"},
+	"cmd/internal/config":  {"rebootlock", "rebootlock/window", "updater/platform", "updater/policy", "updater/state"},
 	"cmd/internal/journal": {"updater"},
 	"cmd/internal/machine": {"partition", "updater", "updater/bus", "updater/host", "updater/image", "updater/policy"},
 	"cmd/internal/daemon":  {"*"},

@@ -3,11 +3,10 @@ package platform
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"strings"
-	"syscall"
+
+	"github.com/drydock-os/drydock/updater/state"
 )
 
 // maxFile bounds the bytes of a file. OpenStack's meta_data.json holds up to 128
@@ -18,7 +17,7 @@ const maxFile = 256 << 10
 // documentation, usage/attributes.md; on Flatcar the variables begin with
 // COREOS_, usage/legacy-attributes.md).
 func (s Source) afterburn() (Facts, error) {
-	data, err := readFile(s.File)
+	data, err := state.ReadFile(s.File, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Facts{}, fmt.Errorf("%w: did afterburn (coreos-metadata.service) run, and before drydockd?", err)
 	}
@@ -147,29 +146,4 @@ func bare(b *strings.Builder, text string) string {
 	}
 	b.WriteString(part.String()[:keep])
 	return ""
-}
-
-// readFile returns a regular file's content. It waits for nothing: a FIFO in
-// its place would hold the caller for ever.
-func readFile(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, nil
 }

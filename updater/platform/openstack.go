@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+
+	"github.com/drydock-os/drydock/updater/state"
 )
 
 // openStack reads nova's metadata (nova, user/metadata.rst): from the config
@@ -20,7 +22,7 @@ func (s Source) openStack(ctx context.Context) (Facts, error) {
 		drive = DefaultConfigDrive
 	}
 	name := filepath.Join(drive, "openstack", "latest", "meta_data.json")
-	data, err := readFile(name)
+	data, err := state.ReadFile(name, maxFile)
 	if err == nil {
 		f, err := novaFacts(name, data)
 		f.InstanceType = driveType(drive)
@@ -74,7 +76,7 @@ func novaFacts(from string, data []byte) (Facts, error) {
 
 // driveType returns the flavour that a config drive says, or "".
 func driveType(drive string) string {
-	data, err := readFile(filepath.Join(drive, "ec2", "latest", "meta-data.json"))
+	data, err := state.ReadFile(filepath.Join(drive, "ec2", "latest", "meta-data.json"), maxFile)
 	if err != nil {
 		return ""
 	}

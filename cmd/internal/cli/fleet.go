@@ -55,21 +55,11 @@ func (s *session) fleetExplain() *cobra.Command {
 func noGroup(rebootlock.View, string) (string, error) { return "", nil }
 
 func (s *session) fleetRemove() *cobra.Command {
-	f := &lockFlags{}
-	c := &cobra.Command{
-		Use: "remove MACHINE --reason TEXT", Short: "Forget a machine that is gone for good", Args: cobra.ExactArgs(1),
-		Long: "Forget a machine that is gone for good, so that it uses up none of its group's max any more. One that is there, or holds\n" +
+	return s.deed(deed{
+		use: "remove MACHINE --reason TEXT", short: "Forget a machine that is gone for good", args: cobra.ExactArgs(1),
+		long: "Forget a machine that is gone for good, so that it uses up none of its group's max any more. One that is there, or holds\n" +
 			"a permit, takes --force: its permit goes as well, and a machine that lives joins again.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, nil, func(of fleet, m subject) error {
-				ch := link.Change{Machine: m.machine, Reason: f.reason, Force: f.force}
-				return s.alter(c, of, link.VerbRemove, ch, func(changed) string {
-					return fmt.Sprintf("%s is forgotten", m)
-				})
-			})
-		},
-	}
-	f.because(c, true)
-	c.Flags().BoolVar(&f.force, "force", false, "also one that is there, or holds a permit")
-	return c
+		verb: link.VerbRemove, force: "also one that is there, or holds a permit",
+		said: func(m subject) string { return fmt.Sprintf("%s is forgotten", m) },
+	})
 }

@@ -134,19 +134,26 @@ func only(v rebootlock.View, group string) (rebootlock.View, error) {
 	return v, nil
 }
 
+// ofView looks at one group, or at all with "", and has something done about it.
+func (s *session) ofView(c *cobra.Command, group string, do func(rebootlock.View) error) error {
+	return s.fleet(c, func(of fleet) error {
+		v, err := of.look(c.Context())
+		if err == nil {
+			v, err = only(v, group)
+		}
+		if err != nil {
+			return err
+		}
+		return do(v)
+	})
+}
+
 func (s *session) lockQueue() *cobra.Command {
 	f := &lockFlags{}
 	c := &cobra.Command{
 		Use: "queue", Short: "Show who waits for a permit, in order, and why", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return s.fleet(c, func(of fleet) error {
-				v, err := of.look(c.Context())
-				if err == nil {
-					v, err = only(v, f.group)
-				}
-				if err != nil {
-					return err
-				}
+			return s.ofView(c, f.group, func(v rebootlock.View) error {
 				queue := []rebootlock.Waiter{}
 				for _, g := range v.Groups {
 					queue = append(queue, g.Queue...)
@@ -164,14 +171,7 @@ func (s *session) lockShow() *cobra.Command {
 	c := &cobra.Command{
 		Use: "show", Short: "Print the rules of the groups, as apply takes them", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return s.fleet(c, func(of fleet) error {
-				v, err := of.look(c.Context())
-				if err == nil {
-					v, err = only(v, f.group)
-				}
-				if err != nil {
-					return err
-				}
+			return s.ofView(c, f.group, func(v rebootlock.View) error {
 				return s.showRules(v)
 			})
 		},

@@ -29,65 +29,76 @@ func (s *session) alter(c *cobra.Command, of fleet, verb string, ch link.Change,
 	return s.print(report, func(w io.Writer) { fmt.Fprintln(w, clean(text(report))) })
 }
 
-func (s *session) lockAcquire() *cobra.Command {
+// deed is a command that does something about one machine.
+type deed struct {
+	use, short, long string
+	verb             string
+	args             cobra.PositionalArgs
+	strangers        inGroup // see ofMachine
+	grouped          bool    // --group says in which of its groups
+	unexplained      bool    // it needs no reason
+	force            string  // what --force is for; "": there is none
+	said             func(subject) string
+}
+
+func (s *session) deed(d deed) *cobra.Command {
 	f := &lockFlags{}
 	c := &cobra.Command{
-		Use: "acquire [MACHINE] --reason TEXT", Short: "Ask for a permit by hand, and keep it until release", Args: cobra.MaximumNArgs(1),
-		Long: "Put MACHINE, or this machine, into the queue by hand. Its permit is granted in its turn, uses up one of the group's, and\n" +
-			"stays until drydock lock release, whatever the machine does meanwhile.",
+		Use: d.use, Short: d.short, Long: d.long, Args: d.args,
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
-				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason}
-				return s.alter(c, of, link.VerbAcquire, ch, func(changed) string {
-					return fmt.Sprintf("%s waits for a permit of group %s, or has one: drydock lock status", m, m.group)
-				})
+			return s.ofMachine(c, f, args, d.strangers, func(of fleet, m subject) error {
+				ch := link.Change{Machine: m.machine, Reason: f.reason, Force: f.force}
+				if d.grouped {
+					ch.Group = m.group
+				}
+				return s.alter(c, of, d.verb, ch, func(changed) string { return d.said(m) })
 			})
 		},
 	}
-	f.ofGroup(c, "in the group `NAME`")
-	f.because(c, true)
+	if d.grouped {
+		f.ofGroup(c, "in the group `NAME`")
+	}
+	f.because(c, !d.unexplained)
+	if d.force != "" {
+		c.Flags().BoolVar(&f.force, "force", false, d.force)
+	}
 	return c
+}
+
+func (s *session) lockAcquire() *cobra.Command {
+	return s.deed(deed{
+		use: "acquire [MACHINE] --reason TEXT", short: "Ask for a permit by hand, and keep it until release", args: cobra.MaximumNArgs(1),
+		long: "Put MACHINE, or this machine, into the queue by hand. Its permit is granted in its turn, uses up one of the group's, and\n" +
+			"stays until drydock lock release, whatever the machine does meanwhile.",
+		verb: link.VerbAcquire, strangers: groupOf, grouped: true,
+		said: func(m subject) string {
+			return fmt.Sprintf("%s waits for a permit of group %s, or has one: drydock lock status", m, m.group)
+		},
+	})
 }
 
 func (s *session) lockRelease() *cobra.Command {
-	f := &lockFlags{}
-	c := &cobra.Command{
-		Use: "release [MACHINE]", Short: "Give back what acquire asked for", Args: cobra.MaximumNArgs(1),
-		Long: "Give back the ticket or permit of MACHINE, or of this machine, that acquire asked for. What a machine asked for itself\n" +
+	return s.deed(deed{
+		use: "release [MACHINE]", short: "Give back what acquire asked for", args: cobra.MaximumNArgs(1),
+		long: "Give back the ticket or permit of MACHINE, or of this machine, that acquire asked for. What a machine asked for itself\n" +
 			"it gives back itself, when it is healthy; drydock lock take-away takes it from it.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
-				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason}
-				return s.alter(c, of, link.VerbRelease, ch, func(changed) string {
-					return fmt.Sprintf("%s neither waits nor holds by hand in group %s any more", m, m.group)
-				})
-			})
+		verb: link.VerbRelease, strangers: groupOf, grouped: true, unexplained: true,
+		said: func(m subject) string {
+			return fmt.Sprintf("%s neither waits nor holds by hand in group %s any more", m, m.group)
 		},
-	}
-	f.ofGroup(c, "in the group `NAME`")
-	f.because(c, false)
-	return c
+	})
 }
 
 func (s *session) lockTakeAway() *cobra.Command {
-	f := &lockFlags{}
-	c := &cobra.Command{
-		Use: "take-away MACHINE --reason TEXT", Short: "Take a permit from a machine that does not give it back", Args: cobra.ExactArgs(1),
-		Long: "Take a permit away. While a machine is rebooting that takes evidence that it came back, or --force: the next machine may\n" +
+	return s.deed(deed{
+		use: "take-away MACHINE --reason TEXT", short: "Take a permit from a machine that does not give it back", args: cobra.ExactArgs(1),
+		long: "Take a permit away. While a machine is rebooting that takes evidence that it came back, or --force: the next machine may\n" +
 			"go down while this one is.",
-		RunE: func(c *cobra.Command, args []string) error {
-			return s.ofMachine(c, f, args, groupOf, func(of fleet, m subject) error {
-				ch := link.Change{Group: m.group, Machine: m.machine, Reason: f.reason, Force: f.force}
-				return s.alter(c, of, link.VerbTakeAway, ch, func(changed) string {
-					return fmt.Sprintf("the permit of %s in group %s is taken away", m, m.group)
-				})
-			})
+		verb: link.VerbTakeAway, strangers: groupOf, grouped: true, force: "also where the machine may be down",
+		said: func(m subject) string {
+			return fmt.Sprintf("the permit of %s in group %s is taken away", m, m.group)
 		},
-	}
-	f.ofGroup(c, "in the group `NAME`")
-	f.because(c, true)
-	c.Flags().BoolVar(&f.force, "force", false, "also where the machine may be down")
-	return c
+	})
 }
 
 // inGroup says which group is meant, given the one that was named.

@@ -7,12 +7,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
-	"syscall"
 	_ "time/tzdata" // zones are judged and obeyed alike on hosts without zoneinfo; costs the program 450 KB
 
 	"github.com/go-viper/mapstructure/v2"
@@ -20,6 +17,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/drydock-os/drydock/updater/policy"
+	"github.com/drydock-os/drydock/updater/state"
 )
 
 // DefaultPath is where drydockd looks for its policy.
@@ -54,27 +52,11 @@ func Load(path string) (policy.Policy, error) {
 	return p, nil
 }
 
-// read returns a regular file's content. Symbolic links are followed.
+// read returns a regular file's content, which must be text.
 func read(path string) ([]byte, error) {
-	// Without waiting: a FIFO in the file's place would hold the daemon for ever.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	data, err := state.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
 	}
 	if bytes.IndexByte(data, 0) >= 0 {
 		return nil, fmt.Errorf("%s holds a NUL byte, so it is no text", path)

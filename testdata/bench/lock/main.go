@@ -34,7 +34,6 @@ const scale = 100
 const (
 	queueLimit = 2 * time.Minute
 	pollLimit  = 8 * time.Second
-	holdLimit  = 30 * time.Second // the reboots alone
 )
 
 // bound is how long the reboots take alone.
@@ -48,6 +47,7 @@ func main() {
 	only := flag.String("only", "", "only the scheme of this name")
 	machines := flag.Int("machines", 0, "only so many machines")
 	permits := flag.Int("permits", 0, "only so many permits")
+	reboots := flag.Duration("reboots", 30*time.Second, "leave out the loads whose reboots alone take longer")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this program to `FILE`")
 	flag.Parse()
 	if *profile != "" {
@@ -61,7 +61,7 @@ func main() {
 	debug.SetGCPercent(400) // one process stands for thousands of machines: its collector is not theirs
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, choice{*quick, *rollout, *only, *machines, *permits}); err != nil {
+	if err := run(ctx, choice{*quick, *rollout, *only, *machines, *permits, *reboots}); err != nil {
 		fmt.Fprintln(os.Stderr, "lock:", err)
 		os.Exit(1)
 	}
@@ -72,6 +72,7 @@ type choice struct {
 	quick, rollout    bool
 	only              string
 	machines, permits int // 0: all
+	reboots           time.Duration
 }
 
 // loads lists the cells.
@@ -84,7 +85,7 @@ func (c choice) loads() (all []load_) {
 		for _, k := range permits {
 			for _, hold := range []time.Duration{0, time.Second} {
 				switch {
-				case (load_{n, k, hold}).bound() > holdLimit:
+				case (load_{n, k, hold}).bound() > c.reboots:
 				case c.machines != 0 && c.machines != n, c.permits != 0 && c.permits != k:
 				default:
 					all = append(all, load_{n, k, hold})
