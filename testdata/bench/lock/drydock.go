@@ -33,6 +33,16 @@ type drydock struct {
 
 const group = "bench"
 
+// openFencing is a fleet whose holders do what an updater does with a permit:
+// staging is fenced before the release's hook, and after it.
+func openFencing(ctx context.Context, s *server, l load_) (fleet, error) {
+	f, err := openDrydock(ctx, s, l)
+	if d, ok := f.(*drydock); ok && d != nil {
+		d.phases = []string{rebootlock.PhaseDraining, rebootlock.PhaseStaging, rebootlock.PhaseStaging, rebootlock.PhaseRebooting}
+	}
+	return f, err
+}
+
 // machine is one client, and a channel that says that something changed.
 type machine struct {
 	*rebootlock.Client

@@ -149,6 +149,7 @@ type fleet interface {
 
 var schemes = []scheme{
 	{"drydock", openDrydock},
+	{"drydock, with an update's four fences", openFencing},
 	{"locksmith: one document, CAS, its back-off / 100", openLocksmith},
 	{"airlock: one document, CAS, polls every 5 min / 100", openAirlock},
 	{"one document, CAS, polls every 1-50 ms", openPoller},
