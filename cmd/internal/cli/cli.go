@@ -37,6 +37,8 @@ type Program struct {
 	// Demo runs the demonstration and reports on out; nil leaves the
 	// command out.
 	Demo func(ctx context.Context, out io.Writer) error
+	// Version of this program; empty for that of its module.
+	Version string
 }
 
 // Run runs one command line, without the program's name, and returns the exit
@@ -67,7 +69,7 @@ func (s *session) root() *cobra.Command {
 		Short: "Keep this machine's operating system current",
 		Long: "drydock shows and steers how this machine updates its operating system.\n" +
 			"It asks drydockd, the daemon, over D-Bus; lock and fleet can ask etcd as well, and payload and slots work without it.",
-		Version:       version(),
+		Version:       s.version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -154,8 +156,12 @@ func (s *session) encode(v any, indent string) error {
 	return e.Encode(v)
 }
 
-// version is that of the module, as the Go command built it in.
-func version() string {
+// version is the program's, or else that of the module as the Go command built
+// it in.
+func (s *session) version() string {
+	if s.Version != "" {
+		return s.Version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" {
 		return "(devel)"
