@@ -51,6 +51,8 @@ type Coordinator struct {
 	// Spread is how long at most a candidate waits before it stands again, at
 	// random, and up to eight times as long while it cannot; 0: 5 s.
 	Spread time.Duration
+
+	told tallies
 }
 
 // Run stands for election and reigns, again and again, until ctx ends. It
@@ -136,6 +138,7 @@ func (c *Coordinator) reign(ctx context.Context, lead Leadership) error {
 	if err != nil {
 		return err
 	}
+	defer c.untell()
 	if c.Trouble != nil {
 		c.Trouble(nil)
 	}
@@ -160,6 +163,7 @@ func (c *Coordinator) follow(ctx context.Context, r *Reign) error {
 		if err != nil {
 			return err
 		}
+		c.tell(r)
 		if c.May != nil && !c.May() {
 			return errAside
 		}
