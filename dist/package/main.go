@@ -1,0 +1,64 @@
+// Command package builds drydock's packages from the repository that it lies
+// in: a deb, an rpm, a system extension, what they hold as an SBOM, and the
+// sums of all. The same commit and version give the same bytes.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	source := flag.String("source", "../..", "`directory` of the repository")
+	out := flag.String("out", "", "`directory` for the packages; made if need be")
+	version := flag.String("version", "", "`semver` of the packages (default: what git says)")
+	bin := flag.String("bin", "", "`directory` with a drydockd and a drydock to take instead of building them")
+	arch := flag.String("arch", runtime.GOARCH, "`architecture`, as Go names it")
+	flag.Parse()
+	if *out == "" || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "package: say where the packages go: go -C dist/package run . --out DIR")
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := build(ctx, *source, *version, *arch, *bin, *out); err != nil {
+		fmt.Fprintln(os.Stderr, "package:", err)
+		return 1
+	}
+	return 0
+}
+
+// build makes the packages of the repository at source in out.
+func build(ctx context.Context, source, version, arch, bin, out string) error {
+	r, err := Open(ctx, source, version)
+	if err != nil {
+		return err
+	}
+	stage, err := os.MkdirTemp("", "drydock-package-")
+	if err != nil {
+		return fmt.Errorf("make a build directory: %w", err)
+	}
+	defer os.RemoveAll(stage)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return fmt.Errorf("make the output directory: %w", err)
+	}
+	programs := Programs{Release: r, Arch: arch, Dir: stage}
+	if err := programs.Make(ctx, bin); err != nil {
+		return err
+	}
+	made, err := Package(ctx, r, arch, stage, out)
+	if err != nil {
+		return err
+	}
+	for _, name := range made {
+		fmt.Println(filepath.Join(out, name))
+	}
+	return nil
+}
