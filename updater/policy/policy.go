@@ -28,6 +28,7 @@ type Policy struct {
 	Group     Group     `mapstructure:"group"`
 	Platform  Platform  `mapstructure:"platform"`
 	FleetLock FleetLock `mapstructure:"fleetlock"`
+	Metrics   Metrics   `mapstructure:"metrics"`
 	Slots     Slots     `mapstructure:"slots"`
 	// State is the absolute directory of what is remembered across reboots.
 	State string `mapstructure:"state"`
@@ -172,6 +173,13 @@ const (
 	SystemdBoot Control = "systemd-boot" // boot counting in file names
 	GRUB        Control = "grub"         // the GRUB environment block
 )
+
+// Metrics says where Prometheus finds this machine's numbers; nowhere unless one
+// of the two is named.
+type Metrics struct {
+	Listen   string `mapstructure:"listen"`   // "host:port" of an HTTP server; empty: none
+	Textfile string `mapstructure:"textfile"` // absolute path of a file for node_exporter's collector, "….prom"; empty: none
+}
 
 // Slots says where the two OS slots are and what chooses between them.
 type Slots struct {

@@ -53,6 +53,7 @@ func (p Policy) Validate() []error {
 	}
 	p.Platform.validate(&c)
 	p.FleetLock.validate(&c, p.Cluster)
+	p.Metrics.validate(&c)
 	p.Slots.validate(&c)
 	c.absolute("state", p.State)
 	return c.errs

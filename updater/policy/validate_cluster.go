@@ -131,15 +131,8 @@ func (p Platform) validate(c *checks) {
 var fleetLockGroup = regexp.MustCompile(`^[a-zA-Z0-9.-]+$`)
 
 func (f FleetLock) validate(c *checks, cluster Cluster) {
-	if f.Listen != "" {
-		host, port, err := net.SplitHostPort(f.Listen)
-		n, bad := strconv.ParseUint(port, 10, 16)
-		switch {
-		case err != nil || bad != nil || n == 0 || strings.ContainsAny(host, " /"):
-			c.add("fleetlock.listen", "%q is no address to listen on: write host:port, like \"127.0.0.1:9999\"", f.Listen)
-		case cluster.ID == "":
-			c.add("fleetlock.listen", "has no cluster to serve: name it in cluster.id and cluster.endpoints")
-		}
+	if c.listen("fleetlock.listen", f.Listen, "127.0.0.1:9999") && f.Listen != "" && cluster.ID == "" {
+		c.add("fleetlock.listen", "has no cluster to serve: name it in cluster.id and cluster.endpoints")
 	}
 	c.pair("fleetlock.cert_file", f.CertFile, "fleetlock.key_file", f.KeyFile)
 	c.optional("fleetlock.client_ca_file", f.ClientCAFile)
@@ -159,6 +152,28 @@ func (f FleetLock) validate(c *checks, cluster Cluster) {
 	if (f.CAFile != "" || f.ClientCertFile != "") && strings.HasPrefix(f.URL, "http:") {
 		c.add("fleetlock.url", "%q is http, where certificates are for https", f.URL)
 	}
+}
+
+func (m Metrics) validate(c *checks) {
+	c.listen("metrics.listen", m.Listen, "127.0.0.1:9899")
+	c.optional("metrics.textfile", m.Textfile)
+	if m.Textfile != "" && !strings.HasSuffix(m.Textfile, ".prom") {
+		c.add("metrics.textfile", "%q does not end in .prom: node_exporter reads no other file", m.Textfile)
+	}
+}
+
+// listen reports an address that nobody can listen on, and whether it is well.
+func (c *checks) listen(key, address, like string) bool {
+	if address == "" {
+		return true
+	}
+	host, port, err := net.SplitHostPort(address)
+	n, bad := strconv.ParseUint(port, 10, 16)
+	if err != nil || bad != nil || n == 0 || strings.ContainsAny(host, " /") {
+		c.add(key, "%q is no address to listen on: write host:port, like %q", address, like)
+		return false
+	}
+	return true
 }
 
 // name reports what cannot name something in the cluster's keys and tables
