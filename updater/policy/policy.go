@@ -30,6 +30,9 @@ type Policy struct {
 	FleetLock FleetLock `mapstructure:"fleetlock"`
 	Metrics   Metrics   `mapstructure:"metrics"`
 	Slots     Slots     `mapstructure:"slots"`
+	// Shadow only watches upstream's update_engine keep this machine, and says
+	// what drydockd would do in its place. Nothing else in the policy outdoes it.
+	Shadow bool `mapstructure:"shadow"`
 	// State is the absolute directory of what is remembered across reboots.
 	State string `mapstructure:"state"`
 }

@@ -55,6 +55,9 @@ func (p Policy) Validate() []error {
 	p.FleetLock.validate(&c, p.Cluster)
 	p.Metrics.validate(&c)
 	p.Slots.validate(&c)
+	if p.Shadow && p.Slots.Control != GPTPrio {
+		c.add("shadow", "watches upstream's update_engine, which knows no slots.control but %q", string(GPTPrio))
+	}
 	c.absolute("state", p.State)
 	return c.errs
 }

@@ -106,6 +106,7 @@ func TestValidateNamesTheKey(t *testing.T) {
 		{"reboot.session_idle: -1s", func(p *Policy) { p.Reboot.SessionIdle = -time.Second }},
 		{"reboot.retry_pause: 0s", func(p *Policy) { p.Reboot.RetryPause = 0 }},
 		{"reboot.required_file: \"run/reboot-required\"", func(p *Policy) { p.Reboot.RequiredFile = "run/reboot-required" }},
+		{"shadow: watches upstream's update_engine", func(p *Policy) { p.Shadow, p.Slots.Control = true, GRUB }},
 		{"trial.retries: -1 is not from 0 to 100", func(p *Policy) { p.Trial.Retries = -1 }},
 		{"trial.retry_backoff: -1s", func(p *Policy) { p.Trial.RetryBackoff = -time.Second }},
 		{"trial.firmware_tries: 0 is not from 1 to 15", func(p *Policy) { p.Trial.FirmwareTries = 0 }},
