@@ -66,26 +66,42 @@ func readFile(dir BootDir, name string) ([]byte, error) {
 // osBootDir is a directory of the running system. It goes through os.Root, so
 // no name or symbolic link leads out of it.
 type osBootDir struct {
-	path  string
-	root  *os.Root
-	plain bool // no loader reads it: Sync does not freeze
+	path     string
+	root     *os.Root
+	plain    bool // no loader reads it: Sync does not freeze
+	readOnly bool // nothing in it is changed
 }
 
 // OpenBootDir opens a directory as a boot loader's. Changes to it are durable
 // when the call that makes them returns. As root, Sync freezes an ext4 or XFS for
 // a moment.
-func OpenBootDir(path string) (BootDir, error) { return openBootDir(path, false) }
+func OpenBootDir(path string) (BootDir, error) { return openBootDir(osBootDir{path: path}) }
 
 // OpenPlainDir opens a directory that no boot loader reads as if one did: for a
 // demonstration or a test on files. Nothing is frozen.
-func OpenPlainDir(path string) (BootDir, error) { return openBootDir(path, true) }
+func OpenPlainDir(path string) (BootDir, error) { return openBootDir(osBootDir{path: path, plain: true}) }
 
-func openBootDir(path string, plain bool) (BootDir, error) {
-	root, err := os.OpenRoot(path)
+// ReadBootDir opens a boot loader's directory for reading alone, also where it
+// cannot be written. What would change it is fs.ErrPermission.
+func ReadBootDir(path string) (BootDir, error) {
+	return openBootDir(osBootDir{path: path, readOnly: true})
+}
+
+func openBootDir(d osBootDir) (BootDir, error) {
+	root, err := os.OpenRoot(d.path)
 	if err != nil {
 		return nil, fmt.Errorf("open boot directory: %w", err)
 	}
-	return &osBootDir{path: path, root: root, plain: plain}, nil
+	d.root = root
+	return &d, nil
+}
+
+// writable refuses a change of a directory that was opened for reading.
+func (d *osBootDir) writable() error {
+	if d.readOnly {
+		return fmt.Errorf("change boot directory: it was opened for reading: %w", fs.ErrPermission)
+	}
+	return nil
 }
 
 // Close implements BootDir.
@@ -111,7 +127,11 @@ func (d *osBootDir) ReadDir(name string) ([]string, error) {
 
 // Open implements BootDir.
 func (d *osBootDir) Open(name string) (File, error) {
-	f, err := d.root.OpenFile(name, os.O_RDWR, 0)
+	flag := os.O_RDWR
+	if d.readOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := d.root.OpenFile(name, flag, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open boot file: %w", err)
 	}
@@ -120,6 +140,9 @@ func (d *osBootDir) Open(name string) (File, error) {
 
 // Create implements BootDir.
 func (d *osBootDir) Create(name string) (File, error) {
+	if err := d.writable(); err != nil {
+		return nil, err
+	}
 	if err := d.mkdir(filepath.Dir(name)); err != nil {
 		return nil, err
 	}
@@ -132,6 +155,9 @@ func (d *osBootDir) Create(name string) (File, error) {
 
 // Rename implements BootDir.
 func (d *osBootDir) Rename(from, to string) error {
+	if err := d.writable(); err != nil {
+		return err
+	}
 	if err := d.mkdir(filepath.Dir(to)); err != nil {
 		return err
 	}
@@ -146,6 +172,9 @@ func (d *osBootDir) Rename(from, to string) error {
 
 // Remove implements BootDir.
 func (d *osBootDir) Remove(name string) error {
+	if err := d.writable(); err != nil {
+		return err
+	}
 	err := d.root.Remove(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

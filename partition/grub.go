@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -64,7 +63,7 @@ func (c GRUB) Table() (Table, error) {
 // read; variables of others in it stay. It refuses, as fs.ErrExist, to touch a
 // block that says which slots boot: SetTable is for that.
 func (c GRUB) Init(t Table) error {
-	if err := c.writable(); err != nil {
+	if err := c.Supported(); err != nil {
 		return err
 	}
 	env, err := c.unread()
@@ -101,22 +100,9 @@ func (c GRUB) unread() (envBlock, error) {
 	return env, nil
 }
 
-// writable refuses file systems that GRUB reads but does not write
-// (grub-core/commands/loadenv.c writes by block list).
-func (c GRUB) writable() error {
-	kind, err := c.Dir.FileSystem()
-	if err != nil {
-		return err
-	}
-	if !slices.Contains([]string{"vfat", "ext4", "xfs"}, kind) {
-		return fmt.Errorf("environment block is on %q: GRUB can spend no tries there; put it on vfat, ext4 or xfs", kind)
-	}
-	return nil
-}
-
 // SetTable overwrites the block in place.
 func (c GRUB) SetTable(t Table) error {
-	if err := c.writable(); err != nil {
+	if err := c.Supported(); err != nil {
 		return fmt.Errorf("set flags: %w", err)
 	}
 	env, old, err := c.read()

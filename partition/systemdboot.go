@@ -144,7 +144,7 @@ func (c SystemdBoot) allowed(st bootState, t Table) error {
 // told to boot: an older release.
 func (c SystemdBoot) selectable(st bootState, t Table) error {
 	s, ok := t.first()
-	if !ok || t[s].Successful || st.version < stripsCounters || st.version >= knowsPreferred {
+	if !ok || t[s].Successful || SelectsTrials(st.version) {
 		return nil
 	}
 	after := bootState{version: st.version}

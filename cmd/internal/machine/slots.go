@@ -82,6 +82,12 @@ func control(p policy.Slots, disk *partition.Disk) (partition.Control, error) {
 		}
 		dir = d
 	}
+	return ControlOf(p, disk, dir)
+}
+
+// ControlOf is what the policy says chooses between the slots of disk, with dir
+// as its boot directory, nil where it has none.
+func ControlOf(p policy.Slots, disk *partition.Disk, dir partition.BootDir) (partition.Control, error) {
 	switch p.Control {
 	case policy.GPTPrio:
 		return partition.GPTPrio{Disk: disk, Dir: dir, Layout: disk.Layout}, nil
