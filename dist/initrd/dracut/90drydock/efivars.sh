@@ -1,0 +1,7 @@
+#!/bin/sh
+# EFI variables, where systemd did not mount them: boot-slot reads two.
+vars=/sys/firmware/efi/efivars
+if [ -d "${vars%/*}" ]; then
+	modprobe -q efivarfs
+	grep -q " $vars efivarfs " /proc/mounts || mount -t efivarfs -o nosuid,nodev,noexec efivarfs "$vars"
+fi
