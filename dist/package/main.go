@@ -5,12 +5,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 )
 
 func main() { os.Exit(run()) }
@@ -53,12 +56,40 @@ func build(ctx context.Context, source, version, arch, bin, out string) error {
 	if err := programs.Make(ctx, bin); err != nil {
 		return err
 	}
-	made, err := Package(ctx, r, arch, stage, out)
+	made, err := Package(r, arch, stage, out)
 	if err != nil {
+		return err
+	}
+	bill, err := Bill(r, stage)
+	if err != nil {
+		return err
+	}
+	name := "drydock-" + r.Version.String() + ".spdx.json"
+	if err := os.WriteFile(filepath.Join(out, name), bill, 0o644); err != nil {
+		return fmt.Errorf("write SBOM: %w", err)
+	}
+	made = append(made, name)
+	if err := sums(out, made); err != nil {
 		return err
 	}
 	for _, name := range made {
 		fmt.Println(filepath.Join(out, name))
+	}
+	return nil
+}
+
+// sums writes SHA256SUMS, as sha256sum -c and systemd-sysupdate read it.
+func sums(dir string, names []string) error {
+	text := &strings.Builder{}
+	for _, name := range slices.Sorted(slices.Values(names)) {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return fmt.Errorf("sum packages: %w", err)
+		}
+		fmt.Fprintf(text, "%x  %s\n", sha256.Sum256(data), name)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "SHA256SUMS"), []byte(text.String()), 0o644); err != nil {
+		return fmt.Errorf("sum packages: %w", err)
 	}
 	return nil
 }

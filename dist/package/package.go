@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,11 +14,11 @@ import (
 )
 
 // formats are the packages that are made, as nfpm names them.
-var formats = []string{"deb", "rpm"}
+var formats = []string{"deb", "rpm", "sysext"}
 
 // Package writes the packages of r to out, in each format, and returns their
 // names. What has to be made for them is in stage.
-func Package(ctx context.Context, r Release, arch, stage, out string) ([]string, error) {
+func Package(r Release, arch, stage, out string) ([]string, error) {
 	var made []string
 	for _, format := range formats {
 		info, err := describe(r, arch, stage, format)

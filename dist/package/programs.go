@@ -17,6 +17,7 @@ import (
 //	drydockd, drydock
 //	man/         gzipped manual pages, all of section 8
 //	completion/  bash, zsh, fish
+//	extension-release
 type Programs struct {
 	Release Release
 	Arch    string // GOARCH
@@ -49,6 +50,9 @@ func (p Programs) Make(ctx context.Context, bin string) error {
 		if err := p.compile(ctx, "drydock", runtime.GOARCH, drydock); err != nil {
 			return err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(p.Dir, "extension-release"), []byte(extensionRelease(p.Release, p.Arch)), 0o644); err != nil {
+		return fmt.Errorf("write extension-release: %w", err)
 	}
 	if err := p.complete(ctx, drydock); err != nil {
 		return err
