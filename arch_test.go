@@ -42,9 +42,10 @@ var layers = map[string][]string{
 	// core
 	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
-	"updater/bus":  {"updater"},
-	"updater/link": {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
-	"updater/sim":  {"partition", "updater", "updater/image", "updater/policy"},
+	"updater/bus":     {"updater"},
+	"updater/metrics": {"updater"},
+	"updater/link":    {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
+	"updater/sim":     {"partition", "updater", "updater/image", "updater/policy"},
 	"updater/sim/rollout": {"fleetlink", "omaha", "partition", "partition/powercut", "rebootlock", "updater", "updater/image", "updater/link",
 		"updater/payload", "updater/policy", "updater/sim"},
 	"cmd/internal/config":         {"rebootlock", "rebootlock/window", "updater/platform", "updater/policy", "updater/state"},
@@ -78,6 +79,7 @@ var homes = map[string][]string{
 	"github.com/erofs/go-erofs":                {"updater/image"},
 	"google.golang.org/protobuf/":              {"updater/payload", "updater/payload/internal/wire"},
 	"golang.org/x/time/":                       {"updater/fetch"},
+	"github.com/prometheus/":                   {"updater/metrics"},
 }
 
 // topLevel is what may stand at the repository's root, dot files apart.

@@ -46,6 +46,8 @@ type parts struct {
 	lock   updater.RebootLock // nil: none is configured
 	client *rebootlock.Client // nil: there is no cluster, or it cannot be reached by this policy
 	view   bus.Cluster
+	// coordinator is who stands for election here; nil: this machine does not
+	coordinator *rebootlock.Coordinator
 }
 
 // newCluster returns a cluster whose parts are made by Run.

@@ -125,6 +125,7 @@ func (d *Daemon) force(p policy.Policy) {
 	d.updater.Trouble("http", err)
 	d.updater.SetPolicy(withPassword(p))
 	d.cluster.consider()
+	d.numbers.consider()
 }
 
 // unchangeable refuses a new policy that needs a restart: disk and state are

@@ -42,6 +42,7 @@ type Daemon struct {
 	conf    conf
 	cluster *cluster
 	publish *link.Publisher
+	numbers *numbers
 }
 
 // New reads the policy and opens disk and state. What it returns is not yet
@@ -62,6 +63,7 @@ func New(o Options) (*Daemon, error) {
 	d := &Daemon{Options: o, conf: conf}
 	d.cluster = newCluster(d, p)
 	d.publish = &link.Publisher{To: d.cluster.publish}
+	d.numbers = newNumbers(d, p)
 	d.server = &bus.Server{Address: o.Bus, Trouble: func(err error) { o.Log.Warn("the bus is not to be had; updates go on without it", "error", err) }}
 	d.updater = &updater.Updater{
 		Disk:      slots,
@@ -73,7 +75,7 @@ func New(o Options) (*Daemon, error) {
 		Store:     machine.Store{File: updater.MemoryFile{Path: filepath.Join(p.State, "memory.json")}},
 		Scratch:   p.State,
 		Program:   "drydock-" + o.Version,
-		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server, d.publish},
+		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server, d.publish, d.numbers},
 		Now:       time.Now,
 		Keys:      ReadKeys,
 		HTTP:      d.clients.get,
@@ -119,6 +121,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return d.server.Run(ctx) })
 	g.Go(func() error { return d.cluster.Run(ctx) })
 	g.Go(func() error { return d.publish.Run(ctx) })
+	g.Go(func() error { return d.numbers.Run(ctx) })
 	g.Go(func() error { return d.notify(ctx) })
 	g.Go(func() error { return d.reload(ctx) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

@@ -113,6 +113,7 @@ func (c *cluster) serve(ctx context.Context, w wiring, store *rebootlock.Etcd, c
 	if w.Cluster.Coordinate {
 		coordinator := &rebootlock.Coordinator{Store: store, Keys: rebootlock.Keys{Cluster: w.Cluster.ID}, Machine: machine, Now: time.Now,
 			May: func() bool { return !c.holding() }, Trouble: func(err error) { c.trouble("coordinator", err) }}
+		c.coordinates(coordinator)
 		running.Go(func() { _ = coordinator.Run(ctx) }) // ends with ctx, and with nothing else
 	}
 	if w.FleetLock.Listen != "" {

@@ -1,0 +1,97 @@
+package metrics
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
+	"golang.org/x/net/netutil"
+)
+
+// What a scraper may take of the daemon: an answer is some 20 kB and made in a
+// millisecond, so whoever needs more than this is none.
+const (
+	maxConnections = 8
+	maxAtOnce      = 2 // answers that are being made
+	maxHeader      = 8 << 10
+	readTime       = 5 * time.Second
+	writeTime      = 10 * time.Second
+	idleTime       = 2 * time.Minute // longer than anybody's interval, so that a connection serves many scrapes
+	farewell       = 2 * time.Second // for answers under way when the server ends
+)
+
+// Serve answers GET /metrics on l until ctx ends, and closes l. It returns nil
+// then, and else what went wrong.
+func (e *Exporter) Serve(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	// Not compressed: that would take more memory than all the rest.
+	handler := promhttp.HandlerFor(e.registered(), promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: maxAtOnce})
+	mux.Handle("GET /metrics", handler)
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: readTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime,
+		MaxHeaderBytes: maxHeader}
+	server.Protocols = new(http.Protocols)
+	server.Protocols.SetHTTP1(true)
+	stopped, stop := context.WithCancel(ctx)
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	defer stop()
+	closing.Go(func() {
+		<-stopped.Done()
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		if server.Shutdown(bounded) != nil {
+			server.Close()
+		}
+	})
+	if err := server.Serve(netutil.LimitListener(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
+	}
+	return nil
+}
+
+// WriteFile writes all into a file for node_exporter's textfile collector, which
+// sees the old one or the new one. It is not synced: a machine that lost its power
+// has newer numbers before anybody reads it.
+func (e *Exporter) WriteFile(path string) error {
+	families, err := e.registered().Gather()
+	if err != nil {
+		return fmt.Errorf("gather metrics: %w", err)
+	}
+	var text bytes.Buffer
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&text, f); err != nil {
+			return fmt.Errorf("write metrics: %w", err)
+		}
+	}
+	part := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part") // the collector reads *.prom
+	if err := replace(part, path, text.Bytes()); err != nil {
+		return fmt.Errorf("write metrics: %w", err)
+	}
+	return nil
+}
+
+// replace writes a new file and puts it in the place of path. Whoever owns the
+// directory, often the collector's user, cannot have it written through a link.
+func replace(part, path string, data []byte) error {
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) { // of a run that was killed
+		return err
+	}
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(part))
+	}
+	return os.Rename(part, path)
+}
