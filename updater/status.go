@@ -1,6 +1,7 @@
 package updater
 
 import (
+	"slices"
 	"time"
 
 	"github.com/drydock-os/drydock/partition"
@@ -29,6 +30,13 @@ func (o Operation) String() string { return operationNames[o] }
 
 // MarshalText gives the operation as the word that String gives.
 func (o Operation) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText reads a word that String gives; one that is not known here is
+// Idle.
+func (o *Operation) UnmarshalText(word []byte) error {
+	*o = Operation(max(slices.Index(operationNames[:], string(word)), 0))
+	return nil
+}
 
 // Status is what everybody may know about this machine's updates. It is a
 // value: a copy that does not change.
@@ -61,6 +69,9 @@ type Status struct {
 	LastError   string      `json:"last_error,omitempty"`
 	LastErrorAt time.Time   `json:"last_error_at,omitzero"`
 	Rejected    []Rejection `json:"rejected,omitempty"`
+
+	// Shadow is what a Shadow saw; nil where an Updater keeps the machine.
+	Shadow *Shadowing `json:"shadow,omitempty"`
 }
 
 // SlotStatus is one slot as status shows it.
@@ -112,7 +123,9 @@ const (
 	EventWaiting    EventType = "waiting" // the reasons changed
 	EventPolicy     EventType = "policy"  // another policy is in force
 	EventOperator   EventType = "operator"
-	EventHook       EventType = "hook" // a line that the release's own hook printed
+	EventAgreed     EventType = "agreed"   // in shadow mode: update_engine did what an Updater would have done
+	EventDiffered   EventType = "differed" // in shadow mode: it did something else
+	EventHook       EventType = "hook"     // a line that the release's own hook printed
 )
 
 // An Event is one thing that happened, with the status right after it. Log,

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/drydock-os/drydock/omaha"
@@ -53,18 +52,12 @@ type Updater struct {
 	// each half minute.
 	QueuePoll time.Duration
 
-	mu       sync.Mutex
-	alive    time.Time
+	front         // its mu guards these, too:
 	outdated bool // the policy that the last offer was asked under is no longer in force
-	policy   policy.Policy
-	status   Status
 	memory   Memory
 	requests []*request
-	asked    *request // the check or update that somebody waits for
-	wake     chan struct{}
+	asked    *request           // the check or update that somebody waits for
 	busy     context.CancelFunc // ends the step that is being done, if it can be ended
-
-	trouble []Reason // what the edges cannot do, said with every status
 
 	run running
 }
@@ -97,25 +90,6 @@ func (u *Updater) SetPolicy(p policy.Policy) {
 	u.policy = p
 	u.mu.Unlock()
 	u.Wake()
-}
-
-// Trouble says with every status that something of that kind went wrong
-// outside the updater, until err is nil.
-func (u *Updater) Trouble(kind string, err error) {
-	u.mu.Lock()
-	u.trouble = slices.DeleteFunc(slices.Clone(u.trouble), func(r Reason) bool { return r.Kind == kind })
-	if err != nil {
-		u.trouble = append(u.trouble, Reason{Kind: kind, Text: err.Error()})
-	}
-	u.mu.Unlock()
-	u.Wake()
-}
-
-// Status returns the present status.
-func (u *Updater) Status() Status {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.status
 }
 
 // History returns what happened to this machine's releases, newest first.
@@ -179,20 +153,7 @@ func (u *Updater) start(ctx context.Context) {
 const goOn = 30 * time.Second
 
 // beat notes a sign of life.
-func (u *Updater) beat() {
-	u.mu.Lock()
-	u.alive = u.Now()
-	u.mu.Unlock()
-}
-
-// Beat returns when the updater last gave a sign of life: it looked, began a
-// step, or got on with one. Between two signs a step may be silent for as long
-// as a drain, a hook or a health check may take.
-func (u *Updater) Beat() time.Time {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.alive
-}
+func (u *Updater) beat() { u.lived(u.Now()) }
 
 // do carries a step out, and remembers what went wrong.
 func (u *Updater) do(ctx context.Context, step Step, o Observed) {
@@ -341,32 +302,6 @@ func times(reasons []Reason) (at []time.Time) {
 		at = append(at, r.Until)
 	}
 	return at
-}
-
-// Wake has the updater look again at once: something that it waits for may have
-// changed.
-func (u *Updater) Wake() {
-	select {
-	case u.woken() <- struct{}{}:
-	default:
-	}
-}
-
-// woken is the channel that ends a wait.
-func (u *Updater) woken() chan struct{} {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.wake == nil {
-		u.wake = make(chan struct{}, 1)
-	}
-	return u.wake
-}
-
-// Policy returns the policy in force.
-func (u *Updater) Policy() policy.Policy {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.policy
 }
 
 func (u *Updater) recall() Memory {

@@ -156,6 +156,9 @@ func (m *manager) admit(msg dbus.Message, r updater.Request) (action string, e *
 			return "", failure(errorInvalid, "an argument contains control characters")
 		}
 	}
+	if m.server.Shadow {
+		return "", busError(updater.ErrShadow)
+	}
 	action = actionOf(r)
 	return action, m.authorize(msg, action)
 }

@@ -23,6 +23,9 @@ type Server struct {
 	Controller updater.Controller
 	// Cluster answers for the cluster that this machine belongs to; nil: to none.
 	Cluster Cluster
+	// Shadow leaves com.coreos.update1 to upstream's engine: its name is not
+	// asked for, and its object is nowhere.
+	Shadow bool
 	// Authorize decides whether a caller may do an action of io.drydock.policy:
 	// nil, or an error that says why not. If it is nil, uid 0 may, and polkit is
 	// asked for everybody else.
@@ -121,30 +124,50 @@ func (s *Server) session(ctx context.Context) (served bool, err error) {
 		return false, err
 	}
 	defer ours.conn.Close()
-	upstream, err := s.connect(dialing)
+	stop := context.AfterFunc(ctx, func() { ours.conn.Close() })
+	defer stop()
+	s.news.listen()
+	defer s.news.ignore()
+	if err := ours.exportOurs(); err != nil {
+		return false, err
+	}
+	teller := teller{ours: ours.conn, jobs: &s.jobs}
+	var names chan *dbus.Signal // of upstream's connection; never any without one
+	rival := error(nil)
+	if s.Shadow {
+		err = ours.takeName(dialing)
+	} else {
+		names = make(chan *dbus.Signal, 16)
+		if teller.upstream, rival, err = s.upstreamToo(dialing, ours, names); teller.upstream != nil {
+			defer teller.upstream.Close()
+			stop := context.AfterFunc(ctx, func() { teller.upstream.Close() })
+			defer stop()
+		}
+	}
 	if err != nil {
 		return false, err
 	}
-	defer upstream.conn.Close()
-	stop := context.AfterFunc(ctx, func() { ours.conn.Close(); upstream.conn.Close() })
-	defer stop()
-
-	names := make(chan *dbus.Signal, 16)
-	upstream.conn.Signal(names)
-	s.news.listen()
-	defer s.news.ignore()
-	if err := errors.Join(ours.exportOurs(), upstream.exportUpdate1()); err != nil {
-		return false, err
-	}
-	if err := ours.takeName(dialing); err != nil {
-		return false, err
-	}
-	rival := upstream.takeUpdate1(dialing)
 	cancel()
 	s.troubled = "" // what is said from here on is new
 	s.trouble(rival)
-	teller := teller{ours: ours.conn, upstream: upstream.conn, jobs: &s.jobs}
 	return true, teller.run(s.Controller.Status(), &s.news, names)
+}
+
+// upstreamToo serves upstream's clients, on a connection of their own, and takes
+// both names. The rival has upstream's.
+func (s *Server) upstreamToo(ctx context.Context, ours *desk, names chan *dbus.Signal) (conn *connection, rival, err error) {
+	upstream, err := s.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	upstream.conn.Signal(names)
+	if err := upstream.exportUpdate1(); err != nil {
+		return upstream.conn, nil, err
+	}
+	if err := ours.takeName(ctx); err != nil {
+		return upstream.conn, nil, err
+	}
+	return upstream.conn, upstream.takeUpdate1(ctx), nil
 }
 
 // desk is where the callers of one connection are served.

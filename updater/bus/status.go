@@ -51,6 +51,7 @@ var properties = []struct {
 	{"Release", func(s updater.Status) any { return s.Release }},
 	{"Slots", func(s updater.Status) any { return wireSlots(s.Slots) }},
 	{"OnTrial", func(s updater.Status) any { return s.OnTrial }},
+	{"Shadow", func(s updater.Status) any { return s.Shadow != nil }},
 	{"Strategy", func(s updater.Status) any { return s.Strategy }},
 	{"NewVersion", func(s updater.Status) any { return s.NewVersion }},
 	{"NewSize", func(s updater.Status) any { return s.NewSize }},

@@ -11,8 +11,9 @@ import (
 
 // teller sends the signals of one stay on the bus.
 type teller struct {
-	ours, upstream *connection
-	jobs           *jobs
+	ours     *connection
+	upstream *connection // nil: another engine serves upstream's clients
+	jobs     *jobs
 
 	properties map[string]dbus.Variant // as told last
 	update1    update1Status           // StatusUpdate as sent last
@@ -110,7 +111,7 @@ func (t *teller) changed(path dbus.ObjectPath, iface string, diff map[string]dbu
 
 // statusUpdate sends the status to upstream's clients, while its name is ours.
 func (t *teller) statusUpdate() error {
-	t.owns = slices.Contains(t.upstream.Names(), Update1Name)
+	t.owns = t.upstream != nil && slices.Contains(t.upstream.Names(), Update1Name)
 	if !t.owns {
 		return nil
 	}
@@ -121,7 +122,12 @@ func (t *teller) statusUpdate() error {
 // guarded gives the connection up when a write to it hangs: the bus, or the
 // machine, is in a bad way, and the queue must not grow for ever.
 func (t *teller) guarded(write func() error) error {
-	hung := time.AfterFunc(writePatience, func() { t.ours.socket.Close(); t.upstream.socket.Close() })
+	hung := time.AfterFunc(writePatience, func() {
+		t.ours.socket.Close()
+		if t.upstream != nil {
+			t.upstream.socket.Close()
+		}
+	})
 	defer hung.Stop()
 	return write()
 }
