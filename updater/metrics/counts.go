@@ -168,15 +168,20 @@ func (e *Exporter) Keep(ctx context.Context, s Store, trouble func(error)) {
 	for ctx.Err() == nil {
 		select {
 		case <-woken:
+			rest(ctx, keepPause)
 		case <-ctx.Done():
-		}
-		timer := time.NewTimer(keepPause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
 		}
 		e.save(s, trouble)
+	}
+	e.save(s, trouble)
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -77,9 +77,9 @@ func clean(s string) string {
 var Reasons = []string{
 	"absent", "booking", "by-hand", "check", "clock", "clone", "cluster", "coordinator", "current", "disabled", "download-window", "drain",
 	"etcd", "failed", "flatcar", "fleetlock", "freeze", "full", "gpt", "group", "health", "hook", "http", "inhibitor", "keep-previous", "keys",
-	"lock", "logind", "member", "memory", "metrics", "operator", "overdue", "pause", "paused", "permit", "platform", "policy", "queued",
-	"reinstalled", "rejected", "retry", "rollback", "rules", "scheduler", "server", "session", "staged", "stopped", "strategy", "stuck",
-	"unit", "unknown", "version", "window", "zone", other,
+	"lock", "logind", "member", "memory", "metrics", "notes", "operator", "overdue", "pause", "paused", "permit", "platform", "policy", "queued",
+	"reinstalled", "rejected", "retry", "rollback", "rules", "scheduler", "server", "session", "shadow", "staged", "stopped", "strategy", "stuck",
+	"unit", "unknown", "upstream", "version", "window", "zone", other,
 }
 
 const other = "other"
