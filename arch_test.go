@@ -53,6 +53,8 @@ var layers = map[string][]string{
 	"cmd/internal/journal":        {"updater"},
 	"cmd/internal/machine":        {"partition", "updater", "updater/bus", "updater/host", "updater/image", "updater/policy"},
 	"cmd/internal/daemon":         {"*"},
+	"cmd/internal/doctor": {"cmd/internal/config", "cmd/internal/machine", "partition", "rebootlock", "updater", "updater/bus", "updater/fetch",
+		"updater/host", "updater/payload", "updater/policy", "updater/state"},
 	"cmd/internal/demo":           {"*"},
 	"cmd/internal/cli":            {"*"},
 	"cmd/drydock":                 {"*"},

@@ -1,8 +1,8 @@
 // Package cli is the operator's command drydock.
 //
 // What concerns the running machine it asks of the daemon over D-Bus; it never
-// reads the daemon's configuration. Payloads and the boot flags of a disk it
-// reads and writes itself.
+// reads the daemon's configuration, but to judge it (doctor). Payloads and the
+// boot flags of a disk it reads and writes itself.
 package cli
 
 import (
@@ -82,7 +82,7 @@ func (s *session) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&s.bus, "bus", "", "D-Bus `ADDRESS` on which drydockd is (default $DRYDOCK_BUS, else the system bus)")
 	root.PersistentFlags().BoolVar(&s.json, "json", false, "print facts as JSON")
 	root.AddCommand(s.daemonCommands()...)
-	root.AddCommand(s.lock(), s.fleetCommands(), s.payload(), s.slots(), s.simulate(), s.migrate(), s.completion(), s.man())
+	root.AddCommand(s.lock(), s.fleetCommands(), s.payload(), s.slots(), s.simulate(), s.migrate(), s.doctor(), s.completion(), s.man())
 	if s.Demo != nil {
 		root.AddCommand(s.demo())
 	}
