@@ -30,6 +30,7 @@ func full() updater.Status {
 		NewVersion: "1.1.0", NewSize: 808010, Written: true, Staged: true, Progress: 0.25, Done: 202002, Total: 808010,
 		Permit: "held", Drained: true, Paused: "because", Pending: "reboot",
 		LastChecked: at, NextCheck: at.Add(time.Hour), LastError: "it broke", LastErrorAt: at.Add(time.Minute),
+		Shadow:   &updater.Shadowing{Upstream: updater.Upstream{Running: true, Operation: updater.Downloading}, Would: "write"},
 		Rejected: []updater.Rejection{{Version: "1.0.9", SHA256: "ab", Reason: "sick", At: at}},
 	}
 }

@@ -51,7 +51,7 @@ var properties = []struct {
 	{"Release", func(s updater.Status) any { return s.Release }},
 	{"Slots", func(s updater.Status) any { return wireSlots(s.Slots) }},
 	{"OnTrial", func(s updater.Status) any { return s.OnTrial }},
-	{"Shadow", func(s updater.Status) any { return s.Shadow != nil }},
+	{"Shadow", func(s updater.Status) any { return wouldOf(s.Shadow) }},
 	{"Strategy", func(s updater.Status) any { return s.Strategy }},
 	{"NewVersion", func(s updater.Status) any { return s.NewVersion }},
 	{"NewSize", func(s updater.Status) any { return s.NewSize }},
@@ -89,6 +89,14 @@ func changed(before, now map[string]dbus.Variant) map[string]dbus.Variant {
 		}
 	}
 	return diff
+}
+
+// wouldOf is the step that drydockd would do in shadow mode; "" without it.
+func wouldOf(s *updater.Shadowing) string {
+	if s == nil {
+		return ""
+	}
+	return s.Would
 }
 
 func wireReasons(reasons []updater.Reason) []wireReason {

@@ -160,9 +160,10 @@ func (u *Upstream) hear(body []any) {
 	u.Hear(up)
 }
 
-// Rival says who else has com.coreos.update1 on the bus at address: nil for
-// nobody, or where no bus can be asked.
-func Rival(ctx context.Context, address string) error {
+// Rival says which program but the one with process id self has
+// com.coreos.update1 on the bus at address: nil for none, or where no bus can be
+// asked.
+func Rival(ctx context.Context, address string, self int) error {
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
 	conn, err := connect(ctx, address)
@@ -177,6 +178,9 @@ func Rival(ctx context.Context, address string) error {
 		return nil
 	}
 	_ = bus.CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0, owner).Store(&pid) // 0: not known
+	if int64(pid) == int64(self) {
+		return nil
+	}
 	return fmt.Errorf("another program has %s on the bus (process %d): two would write the same slot, and reboot as each sees fit. "+
 		"End it (systemctl stop update-engine.service), or set shadow = true", Update1Name, pid)
 }

@@ -54,10 +54,10 @@ type parts struct {
 func newCluster(d *Daemon, p policy.Policy) *cluster {
 	c := &cluster{root: rootOf(d.Root), program: "drydock-" + d.Version, log: d.Log, again: make(chan struct{}, 1),
 		pauses: pauses{parts: 30 * time.Second, facts: time.Minute}}
-	c.policy = func() policy.Policy { return d.updater.Policy() }
-	c.wake = func() { d.updater.Wake() }
-	c.holding = func() bool { return d.updater.Status().Permit == "held" }
-	c.trouble = func(kind string, err error) { d.updater.Trouble(kind, err) }
+	c.policy = func() policy.Policy { return d.keeper.Policy() }
+	c.wake = func() { d.keeper.Wake() }
+	c.holding = func() bool { return d.keeper.Status().Permit == "held" }
+	c.trouble = func(kind string, err error) { d.keeper.Trouble(kind, err) }
 	if p.Cluster.ID != "" || p.FleetLock.URL != "" {
 		c.parts.lock = unavailable{errors.New("drydockd is starting")}
 	}

@@ -79,7 +79,7 @@ func (d *Daemon) reread() {
 	if err == nil {
 		err = d.unchangeable(p)
 	}
-	d.updater.Trouble("policy", err)
+	d.keeper.Trouble("policy", err)
 	if err != nil {
 		d.Log.Error("the policy file is not taken, the old policy stays in force", "error", err)
 		return
@@ -103,7 +103,7 @@ func (d *Daemon) refresh() {
 	}
 	if wrong != c.wrong { // only then: each word of trouble wakes the updater
 		c.wrong = wrong
-		d.updater.Trouble("flatcar", err)
+		d.keeper.Trouble("flatcar", err)
 		if err != nil {
 			d.Log.Error("Flatcar's configuration is not taken, the old policy stays in force", "error", err)
 		}
@@ -119,19 +119,23 @@ func (d *Daemon) refresh() {
 // force puts a policy in force, and says with every status what it cannot do.
 func (d *Daemon) force(p policy.Policy) {
 	_, err := ReadKeys(p.Trust)
-	d.updater.Trouble("keys", err)
+	d.keeper.Trouble("keys", err)
 	d.clients.forget() // the certificates in ca_file may be others
 	_, err = d.clients.get(p)
-	d.updater.Trouble("http", err)
-	d.updater.SetPolicy(withPassword(p))
-	d.cluster.consider()
-	d.numbers.consider()
+	d.keeper.Trouble("http", err)
+	d.keeper.SetPolicy(withPassword(p))
+	for _, part := range d.parts {
+		part.consider()
+	}
 }
 
 // unchangeable refuses a new policy that needs a restart: disk and state are
 // opened once.
 func (d *Daemon) unchangeable(p policy.Policy) error {
-	old := d.updater.Policy()
+	old := d.keeper.Policy()
+	if old.Shadow != p.Shadow {
+		return errors.New("shadow takes a restart of drydockd, and upstream's engine to be ended before or started after it; see shadow.md")
+	}
 	if old.State != p.State || fmt.Sprint(old.Slots) != fmt.Sprint(p.Slots) {
 		return errors.New("[slots] and state take a restart of drydockd")
 	}

@@ -35,7 +35,10 @@ type Options struct {
 // Daemon is one run of drydockd.
 type Daemon struct {
 	Options
-	updater *updater.Updater
+	keeper  keeper
+	updater *updater.Updater // the keeper; nil in shadow mode
+	tasks   []func(context.Context) error
+	parts   []interface{ consider() } // hear of another policy
 	clients clients
 	server  *bus.Server
 	pulse   pulse
@@ -43,6 +46,17 @@ type Daemon struct {
 	cluster *cluster
 	publish *link.Publisher
 	numbers *numbers
+}
+
+// A keeper is who keeps this machine, or, in shadow mode, watches who does.
+type keeper interface {
+	updater.Controller
+	Run(ctx context.Context) error
+	Policy() policy.Policy
+	SetPolicy(p policy.Policy)
+	Trouble(kind string, err error)
+	Wake()
+	pulse
 }
 
 // New reads the policy and opens disk and state. What it returns is not yet
@@ -55,6 +69,9 @@ func New(o Options) (*Daemon, error) {
 	p := conf.whole
 	if err := os.MkdirAll(p.State, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	if p.Shadow {
+		return newShadow(o, conf)
 	}
 	slots, err := machine.OpenSlots(p.Slots, o.Root)
 	if err != nil {
@@ -80,7 +97,9 @@ func New(o Options) (*Daemon, error) {
 		Keys:      ReadKeys,
 		HTTP:      d.clients.get,
 	}
-	d.pulse = d.updater
+	d.keeper, d.pulse = d.updater, d.updater
+	d.parts = []interface{ consider() }{d.cluster, d.numbers}
+	d.tasks = []func(context.Context) error{d.keep, d.server.Run, d.cluster.Run, d.publish.Run, d.numbers.Run, d.notify, d.reload}
 	d.server.Cluster = d.cluster
 	d.server.Controller = attentive{Updater: d.updater, conf: d}
 	slots.Now, slots.Damaged = time.Now, d.damaged()
@@ -88,12 +107,20 @@ func New(o Options) (*Daemon, error) {
 	return d, nil
 }
 
+// keep runs the updater, where no other engine runs.
+func (d *Daemon) keep(ctx context.Context) error {
+	if err := rival(ctx, d.Bus); err != nil {
+		return err
+	}
+	return d.updater.Run(ctx)
+}
+
 // damaged says in the log and with every status what is wrong with the
 // partition table, and in the log when it is well again.
 func (d *Daemon) damaged() func(error) {
 	before := ""
 	return func(err error) {
-		d.updater.Trouble("gpt", err)
+		d.keeper.Trouble("gpt", err)
 		switch {
 		case err == nil && before != "":
 			d.Log.Warn("the partition table is whole again")
@@ -117,13 +144,9 @@ func rootOf(root string) string {
 // Run runs the updater and serves the bus until ctx ends.
 func (d *Daemon) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.updater.Run(ctx) })
-	g.Go(func() error { return d.server.Run(ctx) })
-	g.Go(func() error { return d.cluster.Run(ctx) })
-	g.Go(func() error { return d.publish.Run(ctx) })
-	g.Go(func() error { return d.numbers.Run(ctx) })
-	g.Go(func() error { return d.notify(ctx) })
-	g.Go(func() error { return d.reload(ctx) })
+	for _, task := range d.tasks {
+		g.Go(func() error { return task(ctx) })
+	}
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

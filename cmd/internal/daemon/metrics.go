@@ -48,18 +48,18 @@ func newNumbers(d *Daemon, p policy.Policy) *numbers {
 	return &numbers{
 		Exporter: &metrics.Exporter{
 			Version: d.Version, Now: time.Now, Cause: causeOf,
-			Status:  func() updater.Status { return d.updater.Status() },
-			History: func() []updater.HistoryEntry { return d.updater.History() },
-			Beat:    func() time.Time { return d.updater.Beat() },
+			Status:  func() updater.Status { return d.keeper.Status() },
+			History: func() []updater.HistoryEntry { return d.keeper.History() },
+			Beat:    func() time.Time { return d.keeper.Beat() },
 			Lock:    d.cluster.numbers,
 		},
 		store:  state.File[metrics.Counts]{Path: filepath.Join(p.State, "metrics.json"), Limit: maxCounts, Version: 1},
-		policy: func() policy.Metrics { return d.updater.Policy().Metrics },
+		policy: func() policy.Metrics { return d.keeper.Policy().Metrics },
 		tell: func(err error) {
 			if err != nil {
 				d.Log.Error(err.Error())
 			}
-			d.updater.Trouble("metrics", err)
+			d.keeper.Trouble("metrics", err)
 		},
 		pause: listenPause,
 		again: make(chan struct{}, 1),

@@ -54,7 +54,7 @@ func (d *Daemon) notify(ctx context.Context) error {
 		if last.IsZero() {
 			last = began
 		}
-		quiet, bound := time.Since(last), silence(d.updater.Policy())
+		quiet, bound := time.Since(last), silence(d.keeper.Policy())
 		if quiet < bound {
 			d.say(sd.SdNotifyWatchdog)
 		} else if !stuck {

@@ -73,10 +73,7 @@ func (c *cluster) make(ctx context.Context, running *sync.WaitGroup, w wiring) e
 	if err != nil {
 		return err
 	}
-	options := rebootlock.EtcdOptions{
-		Endpoints: w.Cluster.Endpoints, CAFile: w.Cluster.CAFile, CertFile: w.Cluster.CertFile, KeyFile: w.Cluster.KeyFile,
-		User: w.Cluster.User, PasswordFile: w.Cluster.PasswordFile,
-	}
+	options := etcdOptions(w)
 	store, err := rebootlock.DialEtcd(options)
 	if err != nil {
 		return err
@@ -97,6 +94,13 @@ func (c *cluster) make(ctx context.Context, running *sync.WaitGroup, w wiring) e
 	c.set(parts{lock: group, client: client, view: link.ClusterOf(operator)})
 	running.Go(func() { c.serve(ctx, w, store, client, id.MachineID) })
 	return nil
+}
+
+func etcdOptions(w wiring) rebootlock.EtcdOptions {
+	return rebootlock.EtcdOptions{
+		Endpoints: w.Cluster.Endpoints, CAFile: w.Cluster.CAFile, CertFile: w.Cluster.CertFile, KeyFile: w.Cluster.KeyFile,
+		User: w.Cluster.User, PasswordFile: w.Cluster.PasswordFile,
+	}
 }
 
 // serve runs what belongs to a store, and closes it at the end.

@@ -23,6 +23,9 @@ func TrialState(o Options) error {
 	if err != nil {
 		return err
 	}
+	if p.Shadow { // the trial is upstream's
+		return nil
+	}
 	slots, err := machine.OpenSlots(p.Slots, o.Root)
 	if err != nil {
 		return err

@@ -28,6 +28,18 @@ type Slots struct {
 // OpenSlots finds the disk, its slots and its boot control as the policy says.
 // root stands for "/".
 func OpenSlots(p policy.Slots, root string) (*Slots, error) {
+	return slotsOn(p, root, partition.OpenDisk)
+}
+
+// ReadSlots is OpenSlots for who changes nothing: the disk is opened for reading
+// alone, so the kernel refuses every write to it, and the boot directory not at
+// all.
+func ReadSlots(p policy.Slots, root string) (*Slots, error) {
+	p.BootDirectory = ""
+	return slotsOn(p, root, partition.ReadDisk)
+}
+
+func slotsOn(p policy.Slots, root string, open func(path string) (*partition.Disk, error)) (*Slots, error) {
 	running := partition.System{Root: root}
 	path := p.Disk
 	if path == "" {
@@ -37,7 +49,7 @@ func OpenSlots(p policy.Slots, root string) (*Slots, error) {
 		}
 		path = origins[0].Disk
 	}
-	disk, err := partition.OpenDisk(path)
+	disk, err := open(path)
 	if err != nil {
 		return nil, err
 	}
