@@ -55,10 +55,10 @@ var layers = map[string][]string{
 	"cmd/internal/daemon":         {"*"},
 	"cmd/internal/doctor": {"cmd/internal/config", "cmd/internal/machine", "partition", "rebootlock", "updater", "updater/bus", "updater/fetch",
 		"updater/host", "updater/payload", "updater/policy", "updater/state"},
-	"cmd/internal/demo":           {"*"},
-	"cmd/internal/cli":            {"*"},
-	"cmd/drydock":                 {"*"},
-	"cmd/drydockd":                {"*"},
+	"cmd/internal/demo": {"*"},
+	"cmd/internal/cli":  {"*"},
+	"cmd/drydock":       {"*"},
+	"cmd/drydockd":      {"*"},
 	// tests
 	"testdata/real": {},
 }

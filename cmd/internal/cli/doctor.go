@@ -154,12 +154,12 @@ func (c chart) group(name string, checks []doctor.Finding) {
 		c.line("", "  to mend", clean(f.Mend))
 	}
 	if len(waiting) > 0 {
-		c.line(chartSigns[doctor.Unknown], strings.Join(waiting, ", "), "not looked at before "+strings.Join(first(firsts, waiting), " and ")+" is well")
+		c.line(chartSigns[doctor.Unknown], strings.Join(waiting, ", "), "not looked at before "+strings.Join(roots(firsts, waiting), " and ")+" is well")
 	}
 }
 
-// first are the checks that others wait for, without those that wait themselves.
-func first(ids map[string]bool, waiting []string) (list []string) {
+// roots are the checks that others wait for, without those that wait themselves.
+func roots(ids map[string]bool, waiting []string) (list []string) {
 	for id := range ids {
 		if !slices.Contains(waiting, id) {
 			list = append(list, id)

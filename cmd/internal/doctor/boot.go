@@ -23,7 +23,7 @@ var bootChecks = []check{
 	{id: "boot.space", applies: func(p policy.Policy) bool { return usesBoot(p) && p.Slots.Kernel }, look: func(_ context.Context, p *patient) Finding { return judgeBootSpace(p.boot()) }},
 	{id: "boot.loader", applies: controlled(policy.SystemdBoot), look: lookLoader},
 	{id: "boot.pinned", applies: controlled(policy.SystemdBoot), look: lookPinned},
-	{id: "boot.order", image: true, look: lookOrder},
+	{id: "boot.order", image: true, applies: notShadow, look: lookOrder},
 	{id: "boot.fragment", applies: controlled(policy.GRUB), look: lookFragment},
 	{id: "boot.grub", applies: controlled(policy.GRUB), look: lookGRUB},
 }

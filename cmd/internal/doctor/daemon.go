@@ -360,7 +360,7 @@ func lookHealthDirectory(_ context.Context, p *patient) Finding {
 
 func lookHealthUnits(ctx context.Context, p *patient) Finding {
 	if p.Root != "" && p.Bus == "" {
-		return unasked(errNoBus)
+		return unasked(p, errNoBus)
 	}
 	states, err := bus.Systemd{Address: p.Bus}.UnitStates(ctx, p.said.Health.Units)
 	if err != nil {

@@ -17,14 +17,17 @@ import (
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
+// In shadow drydockd starts no trial.
+func notShadow(p policy.Policy) bool { return !p.Shadow }
+
 var trialChecks = []check{
-	{id: "trial.panic", bare: true, look: lookPanic},
-	{id: "trial.watchdog", bare: true, look: lookWatchdog},
-	{id: "trial.guard", bare: true, image: true, look: lookGuard},
-	{id: "trial.timer", bare: true, image: true, look: lookTimer},
-	{id: "trial.deadline", look: lookDeadline},
-	{id: "trial.state", look: lookGuardState},
-	{id: "trial.coordinated", applies: func(p policy.Policy) bool { return !p.Shadow }, look: lookCoordinated},
+	{id: "trial.panic", bare: true, applies: notShadow, look: lookPanic},
+	{id: "trial.watchdog", bare: true, applies: notShadow, look: lookWatchdog},
+	{id: "trial.guard", bare: true, image: true, applies: notShadow, look: lookGuard},
+	{id: "trial.timer", bare: true, image: true, applies: notShadow, look: lookTimer},
+	{id: "trial.deadline", applies: notShadow, look: lookDeadline},
+	{id: "trial.state", applies: notShadow, look: lookGuardState},
+	{id: "trial.coordinated", applies: notShadow, look: lookCoordinated},
 }
 
 const (
@@ -122,7 +125,7 @@ func judgeWatchdog(f watchdogFacts) Finding {
 		return Finding{Verdict: Warning, Seen: "this machine has no watchdog device", Means: "a kernel or a systemd that hangs on a trial is not reset: somebody must",
 			Mend: "load its driver (iTCO_wdt, sp5100_tco, i6300esb, ipmi_watchdog), or turn it on in the firmware or the hypervisor; softdog is better than nothing"}
 	case f.err != nil:
-		return unasked(f.err)
+		return Finding{Verdict: Unknown, Seen: "systemd does not say whether it feeds the watchdog: " + f.err.Error(), Means: "whether a machine that hangs is reset is not known", Mend: "see bus.reachable"}
 	case f.fed == 0 && f.state == "active":
 		return Finding{Verdict: Warning, Seen: f.devices[0] + " is armed, and not by systemd", Means: "whoever feeds it may go on while systemd hangs", Mend: "see that it is fed only while the system is well, or leave it to systemd: " + mend}
 	case f.fed == 0:
