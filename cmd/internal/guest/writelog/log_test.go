@@ -31,7 +31,9 @@ func (r *recorder) add(flags Flags, off, length int64, data []byte) {
 	if flags&Discard != 0 {
 		clear(r.disk[off : off+length])
 	}
-	copy(r.disk[off:], data)
+	if data != nil {
+		copy(r.disk[off:], data)
+	}
 	if flags&Flush != 0 {
 		r.super(r.entries)
 	}
@@ -81,7 +83,7 @@ func sameEntries(t *testing.T, got []Entry, want []Entry) {
 	}
 	for i, w := range want {
 		if g := got[i]; g.Offset != w.Offset || g.Length != w.Length || g.Flags != w.Flags {
-			t.Errorf("entry %d is %+v, want %+v", i, g, w)
+			t.Fatalf("entry %d is %+v, want %+v", i, g, w)
 		}
 	}
 }

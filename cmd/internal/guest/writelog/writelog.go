@@ -13,9 +13,8 @@
 //	as many sectors     the data written; none with the flag Discard
 //
 // Sectors are the log's own, of 512 bytes unless log-sector-size says
-// otherwise. QEMU logs a write when it has completed, before the guest hears of
-// it, so an entry that is missing was not acknowledged. It logs a guest's FUA
-// write as a write and a flush; the flag itself is known from the kernel's logs.
+// otherwise. QEMU logs an operation when it has completed, before the guest
+// hears of it, so one that is missing was not acknowledged.
 //
 // QEMU writes the superblock at flushes and every log-super-update-interval
 // entries (4096), so after a kill its count is stale. [Open] goes by the
@@ -23,6 +22,22 @@
 // and ends at the first that is not whole. What it has then is the beginning of
 // the history, which is a history too. Past the count nothing tells an old log
 // from the new one, so each QEMU needs a log file of its own, empty at first.
+//
+// # Recording
+//
+// The log may lie over an overlay, so that the image below stays the base:
+//
+//	-blockdev driver=qcow2,node-name=overlay,file.driver=file,file.filename=OVERLAY,discard=unmap
+//	-blockdev driver=file,node-name=log,filename=LOG,cache.no-flush=on
+//	-blockdev driver=blklogwrites,node-name=disk,file=overlay,log=log,discard=unmap
+//	-device virtio-blk-pci,drive=disk,write-cache=on,write-zeroes=off
+//
+// The device must have a write cache and no FUA, as this one: the flush that
+// QEMU makes of FUA it does not log if nothing else was written since the last
+// flush, and what the guest knows to be durable would count as lost.
+// QEMU before 2024 logs zeros in the wrong place if another write runs beside,
+// so the guest is not offered to write any. A flush with nothing to flush is
+// not logged. The log has the data of every write, and needs as much space.
 //
 // # What a drive may lose
 //
@@ -116,6 +131,7 @@ type Log struct {
 	sector  int64
 	entries []Entry
 	flushes []int // the entries that flush
+	epochs  []Epoch
 	index   index
 }
 
@@ -152,19 +168,8 @@ func (l *Log) Entries() []Entry { return l.entries }
 func (l *Log) Extent() int64 { return l.index.end() }
 
 // Epochs returns the runs of entries between flushes, without empty ones.
-func (l *Log) Epochs() []Epoch {
-	var epochs []Epoch
-	first := 0
-	for _, f := range append(slices.Clone(l.flushes), len(l.entries)) {
-		if first < f {
-			epochs = append(epochs, Epoch{first, f})
-		}
-		if first = f; f < len(l.entries) && l.entries[f].Length == 0 {
-			first++
-		}
-	}
-	return epochs
-}
+// They are the log's own.
+func (l *Log) Epochs() []Epoch { return l.epochs }
 
 // Unflushed returns the entries that the drive may have lost, or any sector of
 // them, if the power fails when the first n entries have completed.
@@ -203,13 +208,29 @@ func read(file io.ReaderAt, size int64) (*Log, error) {
 	if err := l.readEntries(size); err != nil {
 		return nil, err
 	}
-	for i, e := range l.entries {
-		if e.Flags&Flush != 0 {
-			l.flushes = append(l.flushes, i)
-		}
-	}
+	l.divide()
 	l.index = newIndex(l.entries)
 	return l, nil
+}
+
+// divide finds the flushes, and the epochs between them.
+func (l *Log) divide() {
+	first := 0
+	for i, e := range l.entries {
+		if e.Flags&Flush == 0 {
+			continue
+		}
+		l.flushes = append(l.flushes, i)
+		if first < i {
+			l.epochs = append(l.epochs, Epoch{first, i})
+		}
+		if first = i; e.Length == 0 {
+			first++
+		}
+	}
+	if first < len(l.entries) {
+		l.epochs = append(l.epochs, Epoch{first, len(l.entries)})
+	}
 }
 
 // readSuper reads the superblock. One of zeros is one that was never written:
