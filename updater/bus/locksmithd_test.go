@@ -92,10 +92,14 @@ func TestLocksmithdStartsOnlyWithStrategyExternal(t *testing.T) {
 			if test.strategy != "-" {
 				serve(t, b, &Server{Controller: newYard(updater.Status{Strategy: test.strategy})})
 			}
+			ours := filepath.Join(t.TempDir(), "drydock.toml")
+			if err := os.WriteFile(ours, []byte("shadow = false\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			var said []byte
 			run := func(daemon string) int {
 				cmd := exec.Command(distFile(t, "lib/external-only"))
-				cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+b.address, "DRYDOCKD="+daemon)
+				cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+b.address, "DRYDOCKD="+daemon, "DRYDOCK_CONFIG="+ours)
 				out, err := cmd.CombinedOutput()
 				said = out
 				var exit *exec.ExitError
