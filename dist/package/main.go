@@ -44,38 +44,45 @@ func build(ctx context.Context, source, version, arch, bin, out string) error {
 	if err != nil {
 		return err
 	}
-	stage, err := os.MkdirTemp("", "drydock-package-")
-	if err != nil {
-		return fmt.Errorf("make a build directory: %w", err)
-	}
-	defer os.RemoveAll(stage)
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return fmt.Errorf("make the output directory: %w", err)
-	}
-	programs := Programs{Release: r, Arch: arch, Dir: stage}
-	if err := programs.Make(ctx, bin); err != nil {
-		return err
-	}
-	made, err := Package(r, arch, stage, out)
-	if err != nil {
-		return err
-	}
-	bill, err := Bill(r, stage)
-	if err != nil {
-		return err
-	}
-	name := "drydock-" + r.Version.String() + ".spdx.json"
-	if err := os.WriteFile(filepath.Join(out, name), bill, 0o644); err != nil {
-		return fmt.Errorf("write SBOM: %w", err)
-	}
-	made = append(made, name)
-	if err := sums(out, made); err != nil {
-		return err
-	}
+	made, err := Make(ctx, r, arch, bin, out)
 	for _, name := range made {
 		fmt.Println(filepath.Join(out, name))
 	}
-	return nil
+	return err
+}
+
+// Make builds r, or takes the programs in bin, and writes everything that is
+// published of it to the directory out. It returns the files' names.
+func Make(ctx context.Context, r Release, arch, bin, out string) ([]string, error) {
+	stage, err := os.MkdirTemp("", "drydock-package-")
+	if err != nil {
+		return nil, fmt.Errorf("make a build directory: %w", err)
+	}
+	defer os.RemoveAll(stage)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, fmt.Errorf("make the output directory: %w", err)
+	}
+	programs := Programs{Release: r, Arch: arch, Dir: stage}
+	if err := programs.Make(ctx, bin); err != nil {
+		return nil, err
+	}
+	made, err := Package(r, arch, stage, out)
+	if err != nil {
+		return nil, err
+	}
+	bill, err := Bill(r, stage)
+	if err != nil {
+		return nil, err
+	}
+	name := "drydock-" + r.Version.String() + ".spdx.json"
+	if err := os.WriteFile(filepath.Join(out, name), bill, 0o644); err != nil {
+		return nil, fmt.Errorf("write SBOM: %w", err)
+	}
+	made = append(made, name)
+	if err := sums(out, made); err != nil {
+		return nil, err
+	}
+	return append(made, "SHA256SUMS"), nil
 }
 
 // sums writes SHA256SUMS, as sha256sum -c and systemd-sysupdate read it.
