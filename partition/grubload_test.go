@@ -32,6 +32,10 @@ var loads = []struct {
 		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A roothash=12 z|initrd (hd0,gpt4)/initrd.img|boot"},
 	{name: "release without options of its own gets none of another", set: inSlots + "set drydock_slot_cfg=/boot/drydock-slot.cfg\nset drydock_slot_options=stale", slot: B,
 		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|initrd (hd0,gpt5)/initrd.img"},
+	{name: "release's own options behind its file system", set: inSlots + "set drydock_slot_cfg=16376+8", slot: A,
+		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A roothash=34 y|initrd (hd0,gpt4)/initrd.img|boot"},
+	{name: "nothing behind the file system", set: inSlots + "set drydock_initrd=\nset drydock_slot_cfg=16376+8", slot: B,
+		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|boot"},
 	{name: "no such partition", set: inSlots + "set drydock_part_A=gpt9", slot: A,
 		want: "linux (hd0,gpt9)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A"},
 	{name: "partitions not named", set: "set drydock_kernel=/vmlinuz", slot: A,
@@ -81,14 +85,17 @@ func loadScript(set string, s Slot) string {
 	return b.String()
 }
 
+// fileSystemSize leaves the last 4 KiB of a slot free: sectors 16376 to 16383.
+const fileSystemSize = 8*mib - 4096
+
 // An emuDisk is a GPT disk for grub-emu.
 type emuDisk struct {
 	dir, image string
 	at         map[string]int64 // where partitions begin, in bytes
 }
 
-// grubDisk makes a disk with BOOT, and slots of which A has all files that a slot
-// may have, and B only a kernel.
+// grubDisk makes a disk with BOOT, and slots of which A has all that a slot may
+// have, and B only a kernel.
 func grubDisk(t *testing.T) emuDisk {
 	dir := t.TempDir()
 	d := emuDisk{dir: dir, image: filepath.Join(dir, "disk.img"), at: map[string]int64{}}
@@ -110,6 +117,15 @@ func grubDisk(t *testing.T) emuDisk {
 		"boot/drydock-slot.cfg": "set drydock_slot_options=\"roothash=12 z\"\n",
 	})
 	d.write(t, "ROOT-B", map[string]string{"vmlinuz": "kernel"})
+	f, err := os.OpenFile(d.image, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	behind := "set drydock_slot_options=\"roothash=34 y\"\n"
+	if _, err := f.WriteAt([]byte(behind), d.at["ROOT-A"]+fileSystemSize); err != nil {
+		t.Fatal(err)
+	}
 	return d
 }
 
@@ -133,7 +149,7 @@ func (d emuDisk) write(t *testing.T, label string, files map[string]string) {
 			t.Fatal(err)
 		}
 	}
-	run(t, real.Program(t, "mkfs.ext4"), "-q", "-F", "-L", label, "-d", tree, "-E", fmt.Sprintf("offset=%d", d.at[label]), d.image, "8M")
+	run(t, real.Program(t, "mkfs.ext4"), "-q", "-F", "-L", label, "-d", tree, "-E", fmt.Sprintf("offset=%d", d.at[label]), d.image, fmt.Sprint(fileSystemSize/1024, "k"))
 }
 
 // run starts grub-emu from the BOOT partition and returns what it printed,
