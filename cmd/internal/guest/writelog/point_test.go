@@ -196,7 +196,7 @@ func TestImage(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 3))
 	const size = 8<<20 + 512
 	r := newRecorder(size, 512)
-	r.add(0, 1<<20, 3<<20, noise(random, 3<<20)) // copied in several pieces
+	r.add(0, 1<<20, 3<<20+1536, noise(random, 3<<20+1536)) // copied in several pieces
 	for range 49 {
 		off := random.Int64N(size/512-64) * 512
 		r.add(0, off, 64*512, fill(byte(random.Uint32()), 64*512))

@@ -108,7 +108,7 @@ func (l *Log) content(b []byte, off int64, i int) error {
 func (l *Log) Replay(disk io.WriterAt, p Point) error {
 	p.N = min(max(p.N, 0), len(l.entries))
 	flushed := l.flushed(p.N)
-	buf := make([]byte, chunk)
+	buf := make([]byte, min(chunk, l.Extent()))
 	for i, e := range l.entries[:p.N] {
 		if !e.changes() {
 			continue
