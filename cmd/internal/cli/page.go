@@ -26,6 +26,10 @@ func (p page) line(label, format string, args ...any) {
 func (p page) status(s updater.Status) {
 	p.running(s)
 	p.slots(s)
+	if s.Shadow != nil {
+		p.shadow(s)
+		return
+	}
 	p.update(s)
 	p.line("Now", "%s", p.doing(s))
 	if s.Total > 0 && s.Step == updater.Write {
@@ -47,6 +51,37 @@ func (p page) status(s updater.Status) {
 	}
 	for _, r := range s.Rejected {
 		p.line("Rejected", "%s: %s (drydock retry %s takes it again)", r.Version, r.Reason, r.Version)
+	}
+}
+
+// maxShown is how many agreements and differences the status shows; drydock
+// history has them all.
+const maxShown = 5
+
+// shadow is the view of a machine that update_engine keeps.
+func (p page) shadow(s updater.Status) {
+	up, text := s.Shadow.Upstream, "does not run"
+	if up.Running {
+		text = up.Operation.String()
+	}
+	if s.NewVersion != "" {
+		text += ", " + s.NewVersion + " (" + amount(s.NewSize) + ")"
+	}
+	if up.Operation == updater.Downloading {
+		text += fmt.Sprintf(", %.0f %%", 100*up.Progress)
+	}
+	p.line("Upstream", "update_engine: %s", text)
+	p.line("Shadow", "drydockd only watches, and changes nothing:")
+	p.reasons(s.Reasons)
+	p.line("Checked", "%s", p.checked(s))
+	p.line("Reboots", "would go by strategy %s", orDash(s.Strategy))
+	label := "Seen"
+	for _, e := range s.Shadow.Log[:min(len(s.Shadow.Log), maxShown)] {
+		p.line(label, "%s  %s: %s", stamp(e.At), e.Type, e.Message)
+		label = ""
+	}
+	if s.LastError != "" {
+		p.line("Error", "%s%s", s.LastError, p.ago(s.LastErrorAt))
 	}
 }
 

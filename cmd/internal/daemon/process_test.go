@@ -26,6 +26,7 @@ type process struct {
 	reload chan os.Signal
 	log    *journalText
 
+	top    string // lines before the first table
 	reboot string // lines of [reboot]
 }
 
@@ -77,7 +78,7 @@ func prepare(t *testing.T, extra string) *process {
 
 func (p *process) policy(extra string) {
 	p.write("drydock.toml", fmt.Sprintf(`
-state = %q
+%sstate = %q
 [update]
 first_check = "1h"
 [reboot]
@@ -86,7 +87,7 @@ disk = %q
 booted = "A"
 boot_directory = %q
 kernel = false
-%s`, filepath.Join(p.dir, "state"), p.reboot, p.disk, filepath.Join(p.dir, "root"), extra))
+%s`, p.top, filepath.Join(p.dir, "state"), p.reboot, p.disk, filepath.Join(p.dir, "root"), extra))
 }
 
 func (p *process) write(name, content string) string {
