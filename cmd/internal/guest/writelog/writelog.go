@@ -50,6 +50,8 @@
 // The log knows completion, not submission: a write that completes while a
 // flush runs counts as flushed, although a drive need not have flushed it. Who
 // relies on a flush waits for the write before it, so no correct guest can tell.
+// So it is with two writes that run at once to one sector: the log has them in
+// one order, the file may have them in the other.
 package writelog
 
 import (
