@@ -3,5 +3,6 @@
 vars=/sys/firmware/efi/efivars
 if [ -d "${vars%/*}" ]; then
 	modprobe -q efivarfs
-	grep -q " $vars efivarfs " /proc/mounts || mount -t efivarfs -o nosuid,nodev,noexec efivarfs "$vars"
+	set -- "$vars"/*
+	[ -e "$1" ] || mount -t efivarfs -o nosuid,nodev,noexec efivarfs "$vars"
 fi
