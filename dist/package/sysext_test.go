@@ -41,14 +41,15 @@ func TestExtensionStartsWhatAPresetWould(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pulled := ""
-	dropIns, _ := filepath.Glob(filepath.Join(tree, "usr/lib/systemd/system/*.target.d/*.conf"))
-	for _, path := range dropIns {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		pulled += string(text)
+	target, err := os.ReadFile(filepath.Join(tree, "usr/lib/systemd/system/drydock.target"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, wants, _ := strings.Cut(string(target), "\nWants=")
+	wanted := strings.Fields(wants)
+	dropIn, err := os.ReadFile(filepath.Join(tree, "usr/lib/systemd/system/sysinit.target.d/10-drydock.conf"))
+	if err != nil || !strings.HasSuffix(string(dropIn), "[Unit]\nUpholds=drydock.target\n") {
+		t.Errorf("%s, %v", dropIn, err)
 	}
 	count := 0
 	for _, l := range strings.Split(string(preset), "\n") {
@@ -62,7 +63,7 @@ func TestExtensionStartsWhatAPresetWould(t *testing.T) {
 			if _, err := os.Stat(links[0]); err != nil {
 				t.Errorf("the link to %s leads nowhere: %v", unit, err)
 			}
-		} else if !strings.Contains(pulled, "\nUpholds="+unit+"\n") {
+		} else if !slices.Contains(wanted, unit) {
 			t.Errorf("nothing starts %s", unit)
 		}
 	}
