@@ -87,7 +87,7 @@ func (b *book) tally(g *groupBook, now time.Time) Tally {
 
 // tallyInterval is how often at most a coordinator counts its groups: it passes
 // with every change, and nobody reads the numbers that often.
-const tallyInterval = 5 * time.Second
+const tallyInterval = time.Second
 
 // tallies are a coordinator's numbers, for others than itself.
 type tallies struct {
