@@ -69,6 +69,9 @@ func gatherEtcd(ctx context.Context, p *patient) etcdFacts {
 	if f.answers, f.err = rebootlock.AskEtcd(ctx, options); f.err != nil {
 		return f
 	}
+	if len(f.alive()) == 0 {
+		return f
+	}
 	store, err := rebootlock.DialEtcd(options)
 	if err != nil {
 		f.err = err
