@@ -375,12 +375,14 @@ func TestKeepWritesSeldom(t *testing.T) {
 			e.Observe(updater.Event{Type: updater.EventChecked, Status: status(updater.Check)})
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if store.saves != 1 || store.kept.Checks[checkNone] != 100 {
 			t.Errorf("%d saves, %v", store.saves, store.kept.Checks)
 		}
 		store.err = errors.New("no space")
 		e.Observe(updater.Event{Type: updater.EventChecked, Status: status(updater.Check)})
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		store.err = nil
 		stop()
 		<-done
