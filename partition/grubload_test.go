@@ -173,3 +173,40 @@ func readString(t *testing.T, path string) string {
 	}
 	return string(data)
 }
+
+// With kernels in the slots a release brings none, and is staged without.
+func TestGRUBStagesAReleaseWithoutAKernel(t *testing.T) {
+	boot, err := OpenPlainDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { boot.Close() })
+	c := GRUB{Dir: anyFileSystem{boot}}
+	if err := c.Init(Table{}.Good(A)); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []Slot{B, A, B} {
+		table, err := c.Table()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetTable(table.Discard(s)); err != nil {
+			t.Fatal(err)
+		}
+		if path, err := c.PlaceKernel(s); path != "" || err != nil {
+			t.Fatalf("PlaceKernel(%s): %q, %v", s, path, err)
+		}
+		if err := c.SetTable(table.Discard(s).Stage(s, 1)); err != nil {
+			t.Fatalf("stage %s: %v", s, err)
+		}
+		if booted, err := c.Boot(); err != nil || booted != s {
+			t.Fatalf("booted %s: %v, want %s", booted, err, s)
+		}
+		if table, err = c.Table(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.SetTable(table.Good(s)); err != nil {
+			t.Fatalf("good %s: %v", s, err)
+		}
+	}
+}
