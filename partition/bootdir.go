@@ -79,7 +79,9 @@ func OpenBootDir(path string) (BootDir, error) { return openBootDir(osBootDir{pa
 
 // OpenPlainDir opens a directory that no boot loader reads as if one did: for a
 // demonstration or a test on files. Nothing is frozen.
-func OpenPlainDir(path string) (BootDir, error) { return openBootDir(osBootDir{path: path, plain: true}) }
+func OpenPlainDir(path string) (BootDir, error) {
+	return openBootDir(osBootDir{path: path, plain: true})
+}
 
 // ReadBootDir opens a boot loader's directory for reading alone, also where it
 // cannot be written. What would change it is fs.ErrPermission.
