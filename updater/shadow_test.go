@@ -23,7 +23,6 @@ import (
 type watched struct {
 	t *testing.T
 
-	mu       sync.Mutex
 	now      time.Time
 	boot     int
 	up       time.Duration
