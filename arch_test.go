@@ -59,6 +59,8 @@ var layers = map[string][]string{
 	"cmd/internal/cli":  {"*"},
 	"cmd/drydock":       {"*"},
 	"cmd/drydockd":      {"*"},
+	// a module of its own
+	"dist/package": {},
 	// tests
 	"testdata/real": {},
 }
@@ -82,6 +84,8 @@ var homes = map[string][]string{
 	"google.golang.org/protobuf/":              {"updater/payload", "updater/payload/internal/wire"},
 	"golang.org/x/time/":                       {"updater/fetch"},
 	"github.com/prometheus/":                   {"updater/metrics"},
+	"github.com/goreleaser/nfpm/":              {"dist/package"},
+	"github.com/spdx/":                         {"dist/package"},
 }
 
 // topLevel is what may stand at the repository's root, dot files apart.

@@ -31,20 +31,21 @@ func run() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := build(ctx, *source, *version, *arch, *bin, *out); err != nil {
+	r, err := Open(ctx, *source, *version)
+	if err == nil {
+		r.Arch = *arch
+		err = publish(ctx, r, *bin, *out)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "package:", err)
 		return 1
 	}
 	return 0
 }
 
-// build makes the packages of the repository at source in out.
-func build(ctx context.Context, source, version, arch, bin, out string) error {
-	r, err := Open(ctx, source, version)
-	if err != nil {
-		return err
-	}
-	made, err := Make(ctx, r, arch, bin, out)
+// publish makes the packages and prints where they are.
+func publish(ctx context.Context, r Release, bin, out string) error {
+	made, err := Make(ctx, r, bin, out)
 	for _, name := range made {
 		fmt.Println(filepath.Join(out, name))
 	}
@@ -53,7 +54,7 @@ func build(ctx context.Context, source, version, arch, bin, out string) error {
 
 // Make builds r, or takes the programs in bin, and writes everything that is
 // published of it to the directory out. It returns the files' names.
-func Make(ctx context.Context, r Release, arch, bin, out string) ([]string, error) {
+func Make(ctx context.Context, r Release, bin, out string) ([]string, error) {
 	stage, err := os.MkdirTemp("", "drydock-package-")
 	if err != nil {
 		return nil, fmt.Errorf("make a build directory: %w", err)
@@ -62,11 +63,11 @@ func Make(ctx context.Context, r Release, arch, bin, out string) ([]string, erro
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fmt.Errorf("make the output directory: %w", err)
 	}
-	programs := Programs{Release: r, Arch: arch, Dir: stage}
+	programs := Programs{Release: r, Dir: stage}
 	if err := programs.Make(ctx, bin); err != nil {
 		return nil, err
 	}
-	made, err := Package(r, arch, stage, out)
+	made, err := Package(r, stage, out)
 	if err != nil {
 		return nil, err
 	}

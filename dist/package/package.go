@@ -18,10 +18,10 @@ var formats = []string{"deb", "rpm", "sysext"}
 
 // Package writes the packages of r to out, in each format, and returns their
 // names. What has to be made for them is in stage.
-func Package(r Release, arch, stage, out string) ([]string, error) {
+func Package(r Release, stage, out string) ([]string, error) {
 	var made []string
 	for _, format := range formats {
-		info, err := describe(r, arch, stage, format)
+		info, err := describe(r, stage, format)
 		if err != nil {
 			return nil, err
 		}
@@ -43,8 +43,8 @@ func Package(r Release, arch, stage, out string) ([]string, error) {
 }
 
 // describe reads nfpm.yaml for a format, and finds its sources.
-func describe(r Release, arch, stage, format string) (*nfpm.Info, error) {
-	values := map[string]string{"VERSION": r.Version.String(), "ARCH": arch}
+func describe(r Release, stage, format string) (*nfpm.Info, error) {
+	values := map[string]string{"VERSION": r.Version.String(), "ARCH": r.Arch}
 	config, err := nfpm.ParseFileWithEnvMapping(filepath.Join(r.Root, "dist", "package", "nfpm.yaml"),
 		func(name string) string { return values[name] })
 	if err != nil {

@@ -20,7 +20,6 @@ import (
 //	extension-release
 type Programs struct {
 	Release Release
-	Arch    string // GOARCH
 	Dir     string
 }
 
@@ -35,7 +34,7 @@ func (p Programs) Make(ctx context.Context, bin string) error {
 		path := filepath.Join(p.Dir, name)
 		var err error
 		if bin == "" {
-			err = p.compile(ctx, name, p.Arch, path)
+			err = p.compile(ctx, name, p.Release.Arch, path)
 		} else {
 			err = copyFile(filepath.Join(bin, name), path)
 		}
@@ -44,14 +43,14 @@ func (p Programs) Make(ctx context.Context, bin string) error {
 		}
 	}
 	drydock := filepath.Join(p.Dir, "drydock")
-	if p.Arch != runtime.GOARCH {
+	if p.Release.Arch != runtime.GOARCH {
 		// The pages are the same everywhere; this one runs here.
 		drydock += ".here"
 		if err := p.compile(ctx, "drydock", runtime.GOARCH, drydock); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(p.Dir, "extension-release"), []byte(extensionRelease(p.Release, p.Arch)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(p.Dir, "extension-release"), []byte(extensionRelease(p.Release)), 0o644); err != nil {
 		return fmt.Errorf("write extension-release: %w", err)
 	}
 	if err := p.complete(ctx, drydock); err != nil {

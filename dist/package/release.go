@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -19,11 +20,13 @@ type Release struct {
 	Root    string          // of the repository, absolute
 	Version *semver.Version // with neither v nor epoch
 	Time    time.Time       // of the commit; the time of every file in the packages
+	Arch    string          // as GOARCH
 }
 
 // Open returns the release in the repository at dir. Without a version, git
 // names it, as Version says. The time is SOURCE_DATE_EPOCH of the environment
-// (reproducible-builds.org), or else the commit's.
+// (reproducible-builds.org), or else the commit's. The architecture is this
+// machine's.
 func Open(ctx context.Context, dir, version string) (Release, error) {
 	root, err := filepath.Abs(dir)
 	if err != nil {
@@ -32,7 +35,7 @@ func Open(ctx context.Context, dir, version string) (Release, error) {
 	if _, err := os.Stat(filepath.Join(root, "cmd", "drydockd")); err != nil {
 		return Release{}, fmt.Errorf("find repository: %w: run it in dist/package, or name the repository with --source", err)
 	}
-	r := Release{Root: root}
+	r := Release{Root: root, Arch: runtime.GOARCH}
 	if version == "" {
 		if version, err = r.described(ctx); err != nil {
 			return Release{}, err

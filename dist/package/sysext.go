@@ -35,8 +35,8 @@ func architecture(arch string) string {
 // made for it (os-release(5)). The programs are static and ask nothing of the
 // host but its kernel, hence any operating system. The file's name, and so the
 // image's on the host, is drydock: drydock.raw.
-func extensionRelease(r Release, arch string) string {
-	return "ID=_any\nARCHITECTURE=" + architecture(arch) + "\nEXTENSION_RELOAD_MANAGER=1\nDRYDOCK_VERSION=" + r.Version.String() + "\n"
+func extensionRelease(r Release) string {
+	return "ID=_any\nARCHITECTURE=" + architecture(r.Arch) + "\nEXTENSION_RELOAD_MANAGER=1\nDRYDOCK_VERSION=" + r.Version.String() + "\n"
 }
 
 // ConventionalFileName is what the sysext bakery of Flatcar and the patterns of
