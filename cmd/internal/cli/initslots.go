@@ -117,6 +117,6 @@ func (f foundedFacts) write(out io.Writer) {
 	w.Flush()
 	fmt.Fprintf(out, "Next boot: slot %s, as %s says.\n", f.Next, f.Block)
 	if f.MissingKernel != "" {
-		fmt.Fprintf(out, "GRUB finds no kernel yet: put that of slot %s at %s before the machine boots.\n", f.Next, f.MissingKernel)
+		fmt.Fprintf(out, "GRUB finds no kernel yet: put that of slot %s at %s before the machine boots, unless grub.cfg sets drydock_kernel.\n", f.Next, f.MissingKernel)
 	}
 }
