@@ -145,7 +145,7 @@ func (h *host) untouched() string {
 	var names []string
 	for _, dir := range []string{h.boot, filepath.Join(h.dir, "root"), filepath.Join(h.dir, "state"), filepath.Join(h.dir, "packages")} {
 		filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-			if err == nil && !d.IsDir() && filepath.Base(path) != "shadow.json" {
+			if err == nil && !d.IsDir() && !strings.HasPrefix(filepath.Base(path), "shadow.json") {
 				names = append(names, path)
 			}
 			return nil
