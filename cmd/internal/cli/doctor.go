@@ -111,7 +111,11 @@ func (c chart) write(r doctor.Report) {
 		c.group(cmp.Or(chartGroups[group], group), r.Checks[:n])
 		r.Checks = r.Checks[n:]
 	}
-	fmt.Fprintf(c.w, "\n%d ok, %d warnings, %d wrong, %d unknown. ", r.Counts[doctor.OK], r.Counts[doctor.Warning], r.Counts[doctor.Wrong], r.Counts[doctor.Unknown])
+	warnings := "warnings"
+	if r.Counts[doctor.Warning] == 1 {
+		warnings = "warning"
+	}
+	fmt.Fprintf(c.w, "\n%d ok, %d %s, %d wrong, %d unknown. ", r.Counts[doctor.OK], r.Counts[doctor.Warning], warnings, r.Counts[doctor.Wrong], r.Counts[doctor.Unknown])
 	switch {
 	case !r.Healthy:
 		fmt.Fprintln(c.w, "This host is not well: mend what is wrong, from the top down.")

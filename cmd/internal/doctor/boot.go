@@ -255,8 +255,12 @@ var grubConfigs = []string{"grub/grub.cfg", "grub2/grub.cfg", "EFI/*/grub.cfg", 
 func lookFragment(_ context.Context, p *patient) Finding {
 	boot := p.policy.Slots.BootDirectory
 	const fragment = "drydock/drydock.cfg"
-	if _, err := os.Stat(filepath.Join(boot, fragment)); err != nil {
-		return Finding{Verdict: Wrong, Seen: err.Error(), Means: "GRUB does not look at the flags: it boots what grub.cfg says", Mend: "copy drydock.cfg of the package there, and source it in grub.cfg (its README says how)"}
+	absent, err := missing(filepath.Join(boot, fragment))
+	if err != nil {
+		return unread(fragment, err)
+	}
+	if absent {
+		return Finding{Verdict: Wrong, Seen: "there is no " + filepath.Join(boot, fragment), Means: "GRUB does not look at the flags: it boots what grub.cfg says", Mend: "copy drydock.cfg of the package there, and source it in grub.cfg (its README says how)"}
 	}
 	var looked []string
 	for _, dir := range []string{boot, p.path("boot")} {

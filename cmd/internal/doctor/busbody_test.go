@@ -194,13 +194,19 @@ func (b *body) serveDaemon(p *privateBus) {
 	var running sync.WaitGroup
 	running.Go(func() { server.Run(ctx) })
 	b.t.Cleanup(func() { stop(); running.Wait() })
-	deadline := time.Now().Add(20 * time.Second)
-	for time.Now().Before(deadline) {
-		names, err := bus.Names(ctx, p.address, []string{bus.Name, bus.Update1Name})
+	bounded, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		names, err := bus.Names(bounded, p.address, []string{bus.Name, bus.Update1Name})
 		if err == nil && names[bus.Name].Owned && names[bus.Update1Name].Owned {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
+		select {
+		case <-bounded.Done():
+			b.t.Fatal("drydockd's side of the bus does not come up")
+		case <-tick.C:
+		}
 	}
-	b.t.Fatal("drydockd's side of the bus does not come up")
 }

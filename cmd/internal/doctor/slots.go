@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/drydock-os/drydock/cmd/internal/machine"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/host"
@@ -162,12 +164,8 @@ func holderOf(p *patient, disk *partition.Disk, s partition.Slot) (string, error
 	return "", nil
 }
 
-// deviceNumber is "major:minor" (makedev(3)).
-func deviceNumber(dev uint64) string {
-	major := dev>>8&0xfff | dev>>32&^0xfff
-	minor := dev&0xff | dev>>12&^0xff
-	return fmt.Sprintf("%d:%d", major, minor)
-}
+// deviceNumber is a device as sysfs and mountinfo have it, "major:minor".
+func deviceNumber(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
 func judgeDisk(f slotFacts) Finding {
 	if f.diskErr == nil {
