@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/prometheus/common/expfmt"
 
 	"github.com/drydock-os/drydock/testdata/real"
 )
@@ -35,22 +32,6 @@ func promtool(t *testing.T, input string, args ...string) {
 	if out, err := cmd.CombinedOutput(); err != nil || input != "" && len(out) > 0 {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-}
-
-// text is what a scrape of e gets.
-func text(t *testing.T, e *Exporter) string {
-	t.Helper()
-	families, err := e.registered().Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	for _, f := range families {
-		if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return b.String()
 }
 
 // TestMetricsDocument: METRICS.md has a line for each metric that the registry
@@ -230,7 +211,11 @@ func TestRunbookHasTheSections(t *testing.T) {
 
 // TestScrapeIsWhatPrometheusLikes: names, units and help, by its own checker.
 func TestScrapeIsWhatPrometheusLikes(t *testing.T) {
-	promtool(t, text(t, full()), "check", "metrics")
+	scraped, err := full().text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, string(scraped), "check", "metrics")
 }
 
 // dashboard is what Grafana's import needs of a dashboard.
