@@ -305,3 +305,15 @@ func runHookForTest(device string) {
 		os.Stderr.WriteString(err.Error() + "\n")
 	}
 }
+
+// Found in a whole machine: on a root that is read-only and has no tmpfs at
+// /tmp, PrivateTmp= gives the service a /tmp that nobody can write to, and no
+// release could be staged.
+func TestHookWhereTheTemporaryDirectoryIsReadOnly(t *testing.T) {
+	dev := ext2Slot(t, "exit 0")
+	t.Setenv("TMPDIR", "/proc/self/fdinfo")
+	t.Setenv("RUNTIME_DIRECTORY", t.TempDir())
+	if err := (Hook{}).Run(t.Context(), HookArgs{Device: dev}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,12 +1,14 @@
 package host
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +68,17 @@ func readRelease(device string, release image.Release, formatErr, err error) (im
 // mount is one mounting of a slot.
 type mount struct {
 	Device string
-	Dir    string  // where to make the mount point; the temporary directory if empty
+	Dir    string  // where to make the mount point; see mountDir if empty
 	Flags  uintptr // besides read-only, no devices, no set-user-ID
+}
+
+// mountDir is the service's directory below /run (systemd.exec(5),
+// "RuntimeDirectory="), which is there and writable where /tmp need not be: on a
+// root that is read-only, PrivateTmp= gives a /tmp that is read-only too. Without
+// it, the temporary directory.
+func mountDir() string {
+	dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":")
+	return dir
 }
 
 // withMount runs use with m's slot mounted read-only at dir. The mount lives in
@@ -79,7 +90,7 @@ func withMount(m mount, use func(dir string) error) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(m.Dir, "drydock-slot-")
+	dir, err := os.MkdirTemp(cmp.Or(m.Dir, mountDir()), "drydock-slot-")
 	if err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
