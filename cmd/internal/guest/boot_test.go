@@ -30,7 +30,9 @@ func image(t testing.TB, l *guest.Lab, r guest.Release) guest.Image {
 func TestUpdates(t *testing.T) {
 	for _, loader := range []guest.Loader{guest.SystemdBoot, guest.GRUB, guest.Modelled} {
 		t.Run(string(loader), func(t *testing.T) {
+			t.Parallel()
 			l := guest.Open(t)
+			l.Processors(t, 1)
 			m := l.Machine(t, guest.Spec{Name: "web", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: loader})})
 			m.PowerOn()
 			m.Settled(5*time.Minute, "1.0.0")

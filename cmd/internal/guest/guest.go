@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/testdata/real"
 )
@@ -73,6 +75,37 @@ func Open(t testing.TB) *Lab {
 		t.Fatal(fatal)
 	}
 	return lab
+}
+
+// Processors takes n of the host's for the rest of the test, waiting for other
+// tests, and other processes, to give them back. An emulated machine takes one
+// for itself; more at once than there are would run into the guests' own time
+// limits. A test takes them once, before its first machine.
+func (l *Lab) Processors(t testing.TB, n int) {
+	t.Helper()
+	n = min(n, runtime.NumCPU())
+	queue, err := os.OpenFile(filepath.Join(l.Dir, "queue.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queue.Close()
+	if err := syscall.Flock(int(queue.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for taken := 0; taken < n; time.Sleep(200 * time.Millisecond) {
+		for i := 0; i < runtime.NumCPU() && taken < n; i++ {
+			f, err := os.OpenFile(filepath.Join(l.Dir, fmt.Sprintf("processor-%d.lock", i)), os.O_CREATE|os.O_RDWR, 0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+				f.Close()
+				continue
+			}
+			taken++
+			t.Cleanup(func() { f.Close() })
+		}
+	}
 }
 
 // cacheDir is where images are kept: DRYDOCK_BOOT_CACHE, or the user's cache.
