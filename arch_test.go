@@ -63,7 +63,7 @@ var layers = map[string][]string{
 	"dist/package": {},
 	// tests
 	"testdata/real":      {},
-	"cmd/internal/guest": {"omaha", "partition", "updater", "testdata/real"},
+	"cmd/internal/guest": {"omaha", "partition", "updater", "updater/image", "testdata/real"},
 }
 
 // homes lists the only packages that may import a heavy dependency, by the

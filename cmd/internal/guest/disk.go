@@ -172,7 +172,7 @@ func (l *Lab) espPartition(tmp string, s Spec) (string, error) {
 }
 
 // grubModules are what the fragment of dist/grub names, and a PC's disk.
-var grubModules = strings.Fields("biosdisk part_gpt ext2 search search_label regexp test true loadenv echo sleep reboot linux normal configfile serial terminal")
+var grubModules = strings.Fields("biosdisk part_gpt ext2 squash4 search search_label regexp test true loadenv echo sleep reboot linux normal configfile serial terminal")
 
 const grubConf = `serial --unit=0 --speed=115200
 terminal_output serial

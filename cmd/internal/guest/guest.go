@@ -39,7 +39,7 @@ type tools struct {
 
 // needed is what the tests run, by program and Debian's package.
 var needed = [][2]string{
-	{"mmdebstrap", "mmdebstrap"}, {"qemu-system-x86_64", "qemu-system-x86"}, {"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"},
+	{"mmdebstrap", "mmdebstrap"}, {"qemu-system-x86_64", "qemu-system-x86"}, {"mke2fs", "e2fsprogs"}, {"debugfs", "e2fsprogs"}, {"mksquashfs", "squashfs-tools"},
 	{"mkfs.vfat", "dosfstools"}, {"mcopy", "mtools"}, {"objcopy", "binutils"}, {"veritysetup", "cryptsetup-bin"},
 	{"grub-mkimage", "grub-common"}, {"cpio", "cpio"},
 }
@@ -126,6 +126,7 @@ func build(module string) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	forget(dir)
 	l := &Lab{Dir: dir, Module: module}
 	if l.base, err = l.cached("base", baseRecipe(), l.makeBase); err != nil {
 		return nil, err
@@ -136,6 +137,19 @@ func build(module string) (*Lab, error) {
 	l.server, err = serve(l)
 	return l, err
 }
+
+// forget removes what nobody has used for some days: a release is 150 MB, and
+// each change of the repository makes new ones.
+func forget(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > kept && !strings.HasSuffix(e.Name(), ".lock") {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+const kept = 3 * 24 * time.Hour
 
 // cached returns the path of something that make builds at a path, or built
 // before out of the same recipe. Other processes wait for it meanwhile.
@@ -151,7 +165,8 @@ func (l *Lab) cached(name, recipe string, make func(path string) error) (string,
 		return "", fmt.Errorf("lock %s: %w", path, err)
 	}
 	if _, err := os.Stat(path); err == nil {
-		return path, nil
+		now := time.Now()
+		return path, os.Chtimes(path, now, now)
 	}
 	part := path + ".part"
 	if err := os.RemoveAll(part); err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/partition"
+	"github.com/drydock-os/drydock/updater/image"
 )
 
 // A Spec is a machine to build.
@@ -294,10 +295,18 @@ func (m *Machine) firmware() ([]string, error) {
 	label := "ROOT-" + slot.String()
 	m.note("firmware picks slot %v", slot)
 	kernel, initrd := filepath.Join(m.Dir, "vmlinuz"), filepath.Join(m.Dir, "initrd")
-	at := fmt.Sprintf("%s?offset=%d", m.Disk, offset(label))
-	for file, to := range map[string]string{"/boot/vmlinuz": kernel, "/boot/initrd.img": initrd} {
-		if out, err := run("debugfs", "-R", "dump "+file+" "+to, at); err != nil {
-			return nil, fmt.Errorf("load %s of slot %v: %w: %s", file, slot, err, out)
+	part, err := disk.Slot(slot)
+	if err != nil {
+		return nil, err
+	}
+	defer part.Close()
+	for file, to := range map[string]string{"boot/vmlinuz": kernel, "boot/initrd.img": initrd} {
+		data, err := image.ReadFile(part, part.Size(), file, 64*mib)
+		if err != nil {
+			return nil, fmt.Errorf("load %s of slot %v: %w", file, slot, err)
+		}
+		if err := os.WriteFile(to, data, 0o644); err != nil {
+			return nil, err
 		}
 	}
 	return []string{"-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", commandLine + " root=PARTLABEL=" + label + " drydock.slot=" + slot.String() + " " + m.Release.Release.Options}, nil

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sort"
-	"strconv"
 	"strings"
 )
 
@@ -39,12 +38,10 @@ type Release struct {
 	Deb string
 }
 
-// Sizes of a slot's image. The file system ends where the hash tree begins.
 const (
 	mib         = 1 << 20
-	slotSize    = 192 * mib
-	fsSize      = 184 * mib
-	commandLine = "console=ttyS0 quiet loglevel=4 mitigations=off nokaslr tsc=reliable random.trust_cpu=on audit=0 selinux=0 apparmor=0 net.ifnames=0 systemd.show_status=no panic=5 systemd.watchdog_sec=60 rootfstype=ext4"
+	slotSize    = 96 * mib
+	commandLine = "console=ttyS0 quiet loglevel=4 mitigations=off nokaslr tsc=reliable random.trust_cpu=on audit=0 selinux=0 apparmor=0 net.ifnames=0 systemd.show_status=no panic=5 systemd.watchdog_sec=60 rootfstype=squashfs"
 )
 
 // An Image is a built release.
@@ -66,7 +63,7 @@ func (l *Lab) Image(r Release) (Image, error) {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, commandLine, assemble, uki, l.key(), fsSize, slotSize)
+	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, commandLine, assemble, uki, l.key())
 	for _, n := range names {
 		recipe += n + "\x00" + r.Files[n] + "\x00"
 	}
@@ -124,21 +121,27 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	}
 	options := commandLine + " " + r.Options
 	root := filepath.Join(dir, "root.img")
-	if _, err := run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^metadata_csum,^64bit,^metadata_csum_seed,^orphan_file", "-m", "0", "-L", "release", "-d", tree, root, strconv.Itoa(fsSize/1024)+"k"); err != nil {
+	// GRUB 2.06 reads no zstd.
+	compressor := []string{"-comp", "zstd", "-Xcompression-level", "6"}
+	if r.Loader == GRUB {
+		compressor = []string{"-comp", "gzip", "-Xcompression-level", "6"}
+	}
+	if _, err := run("mksquashfs", append([]string{tree, root, "-quiet", "-no-progress", "-noappend", "-all-time", "0", "-mkfs-time", "0"}, compressor...)...); err != nil {
 		return err
 	}
 	if r.Verity {
-		hash, err := verity(root)
+		info, err := os.Stat(root)
+		if err != nil {
+			return err
+		}
+		hash, err := verity(root, info.Size())
 		if err != nil {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, "roothash"), []byte(hash), 0o644); err != nil {
 			return err
 		}
-		options += fmt.Sprintf(" roothash=%s hashoffset=%d", hash, fsSize)
-	}
-	if err := os.Truncate(root, slotSize); err != nil {
-		return err
+		options += fmt.Sprintf(" roothash=%s hashoffset=%d", hash, info.Size())
 	}
 	args := []string{"payload", "create", "--key", l.key(), "--version", r.Version, "--image", root, "--out", filepath.Join(dir, "payload")}
 	if err := os.WriteFile(filepath.Join(dir, "cmdline"), []byte(options), 0o644); err != nil {
@@ -155,12 +158,10 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	return err
 }
 
-// verity appends the hash tree, and returns the root hash.
-func verity(root string) (string, error) {
-	if err := os.Truncate(root, slotSize); err != nil {
-		return "", err
-	}
-	out, err := run("veritysetup", "format", root, root, fmt.Sprintf("--hash-offset=%d", fsSize), fmt.Sprintf("--data-blocks=%d", fsSize/4096),
+// verity appends the hash tree to a file system of so many bytes, and returns
+// the root hash.
+func verity(root string, size int64) (string, error) {
+	out, err := run("veritysetup", "format", root, root, fmt.Sprintf("--hash-offset=%d", size), fmt.Sprintf("--data-blocks=%d", size/4096),
 		"--data-block-size=4096", "--salt=00", "--uuid=6f1d0c0e-0000-4000-8000-000000000000")
 	if err != nil {
 		return "", err
