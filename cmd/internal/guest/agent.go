@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -178,8 +177,17 @@ func (m *Machine) Settled(limit time.Duration, version string) {
 	})
 }
 
-// watchResets counts the boots that the firmware of this QEMU begins.
-func (m *Machine) watchResets(p *exec.Cmd) {
+// Events counts what QEMU told of the machine since it was built: "WATCHDOG",
+// "RESET" and so on (QEMU QMP Reference Manual, "Events").
+func (m *Machine) Events(name string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.events[name]
+}
+
+// listen keeps what a QEMU tells, and counts the boots that its firmware begins;
+// where the test is the firmware, each boot is a QEMU of its own.
+func (m *Machine) listen() {
 	var conn net.Conn
 	for range 50 {
 		var err error
@@ -195,13 +203,14 @@ func (m *Machine) watchResets(p *exec.Cmd) {
 	fmt.Fprintln(conn, `{"execute":"qmp_capabilities"}`)
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
-		text := lines.Text()
-		if !strings.Contains(text, `"event"`) {
+		var told struct{ Event string }
+		if json.Unmarshal(lines.Bytes(), &told) != nil || told.Event == "" {
 			continue
 		}
 		m.mu.Lock()
-		m.note("%s", text)
-		if strings.Contains(text, `"RESET"`) {
+		m.note("%s", lines.Text())
+		m.events[told.Event]++
+		if told.Event == "RESET" && m.Release.Release.Loader != Modelled {
 			m.boots++
 			m.lab.count(m.t, "boots")
 		}

@@ -93,7 +93,8 @@ type Machine struct {
 	on      bool      // switched on
 	ended   chan struct{}
 	boots   int
-	log     []string // what happened to it, for a test that failed
+	events  map[string]int // that QEMU told, by name
+	log     []string       // what happened to it, for a test that failed
 }
 
 // Machine builds a machine, off. When the test ends it is gone; of one that
@@ -110,7 +111,7 @@ func (l *Lab) Machine(t testing.TB, s Spec) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{Spec: s, Dir: dir, Disk: filepath.Join(dir, "disk.img"), t: t, lab: l, ports: map[int]int{}}
+	m := &Machine{Spec: s, Dir: dir, Disk: filepath.Join(dir, "disk.img"), t: t, lab: l, ports: map[int]int{}, events: map[string]int{}}
 	t.Cleanup(func() {
 		m.Cut()
 		if t.Failed() {
@@ -266,9 +267,7 @@ func (m *Machine) boot() error {
 		m.process = nil
 		return err
 	}
-	if m.Release.Release.Loader != Modelled {
-		go m.watchResets(m.process)
-	}
+	go m.listen()
 	return nil
 }
 

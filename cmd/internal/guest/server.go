@@ -26,8 +26,8 @@ type Server struct {
 
 const appID = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}"
 
-// hostAddress is the host's loopback as QEMU's user network shows it.
-const hostAddress = "10.0.2.2"
+// HostAddress is the host's loopback as QEMU's user network shows it.
+const HostAddress = "10.0.2.2"
 
 func serve(l *Lab) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,7 +69,7 @@ func (l *Lab) Server(t testing.TB) *Server {
 }
 
 func (s *Server) guestURL(path string) string {
-	return fmt.Sprintf("http://%s:%d%s", hostAddress, s.port, path)
+	return fmt.Sprintf("http://%s:%d%s", HostAddress, s.port, path)
 }
 
 // Offer offers a release to every machine that runs an older one.
