@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/drydock-os/drydock/updater"
