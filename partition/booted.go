@@ -32,8 +32,9 @@ type Origin struct {
 }
 
 // Origins finds the partitions behind /usr, or behind / where /usr is no mount
-// of its own, through device mapper. There is at least one; with dm-verity there
-// may be two, the data and the hashes.
+// of its own, through device mapper, and below the system extensions that are
+// merged over it. There is at least one; with dm-verity there may be two, the data
+// and the hashes.
 func (sys System) Origins() ([]Origin, error) {
 	number, err := sys.usrDevice()
 	if err != nil {
@@ -86,7 +87,8 @@ func (sys System) path(elem ...string) string {
 	return filepath.Join(append([]string{"/", sys.Root}, elem...)...)
 }
 
-// usrDevice is the number, "major:minor", of the device mounted on /usr or /.
+// usrDevice is the number, "major:minor", of the device mounted on /usr or /, below
+// what is only laid over it.
 func (sys System) usrDevice() (string, error) {
 	data, err := os.ReadFile(sys.path("proc/self/mountinfo"))
 	if err != nil {
@@ -94,7 +96,7 @@ func (sys System) usrDevice() (string, error) {
 	}
 	mounts := map[string]mount{}
 	for line := range strings.Lines(string(data)) {
-		if m, ok := parseMount(line); ok {
+		if m, ok := parseMount(line); ok && !m.overUsr() {
 			mounts[m.point] = m // the last one is on top
 		}
 	}
@@ -121,7 +123,23 @@ func (sys System) usrDevice() (string, error) {
 
 // A mount is a line of mountinfo (proc(5)).
 type mount struct {
-	device, point, kind, source string
+	device, point, kind, source, options string
+}
+
+// overUsr reports whether a mount at /usr shows what was there before it, and more:
+// systemd-sysext's, whose source has that name in every version of systemd, and
+// any overlay with /usr among its lower layers.
+func (m mount) overUsr() bool {
+	if m.point != "/usr" || m.kind != "overlay" {
+		return false
+	}
+	for option := range strings.SplitSeq(m.options, ",") {
+		layers, ok := strings.CutPrefix(option, "lowerdir=")
+		if ok && slices.Contains(strings.Split(layers, ":"), "/usr") {
+			return true
+		}
+	}
+	return m.source == "sysext"
 }
 
 func parseMount(line string) (mount, bool) {
@@ -130,7 +148,7 @@ func parseMount(line string) (mount, bool) {
 	if !ok || len(l) < 6 || len(r) < 2 {
 		return mount{}, false
 	}
-	return mount{device: l[2], point: l[4], kind: r[0], source: r[1]}, true
+	return mount{device: l[2], point: l[4], kind: r[0], source: r[1], options: strings.Join(r[2:], ",")}, true
 }
 
 // partitions finds the partitions below a device in sysfs.

@@ -23,6 +23,11 @@ func TestBooted(t *testing.T) {
 		{"two-partitions", "/dev/vda", 0, "of which 2 are slots"},
 		{"overlay-named", "/dev/sda", B, ""},
 		{"overlay-unnamed", "/dev/sda", 0, "no block device"},
+		// Found on a machine with drydock as a system extension: its drydockd did not
+		// start, because /usr was an overlay.
+		{"flatcar-extended-b", "/dev/sda", B, ""},
+		{"root-extended-b", "/dev/vda", B, ""},
+		{"usr-from-elsewhere", "/dev/vda", 0, "no block device"},
 		{"disagree", "/dev/sda", 0, "runs from slot A, its command line names slot B"},
 		{"both-named", "/dev/sda", 0, "names both slots"},
 		{"no-slot", "/dev/sda", 0, "0 are slots"},
