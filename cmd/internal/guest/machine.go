@@ -31,9 +31,11 @@ type Spec struct {
 	Policy map[string]string
 	// Files are put on the data partition, which holds var/ and etc/ (the upper
 	// layer of /etc); see Release.Files for their form.
-	Files   map[string]string
-	Server  *Server  // of updates; nil: one of its own
-	Forward []int    // TCP ports of the guest that the host reaches; see Machine.Port
+	Files  map[string]string
+	Server *Server // of updates; nil: one of its own
+	// Ports are the host's on loopback that lead to TCP ports of the guest, by the
+	// guest's; see FreePort. Other guests reach them at the host's address.
+	Ports   map[int]int
 	Options []string // more of QEMU
 	CPUs    int      // 1 unless told otherwise
 }
@@ -86,7 +88,6 @@ type Machine struct {
 	Dir, Disk string
 	t         testing.TB
 	lab       *Lab
-	ports     map[int]int
 
 	mu      sync.Mutex
 	process *exec.Cmd // the QEMU that runs, or nil
@@ -111,7 +112,7 @@ func (l *Lab) Machine(t testing.TB, s Spec) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{Spec: s, Dir: dir, Disk: filepath.Join(dir, "disk.img"), t: t, lab: l, ports: map[int]int{}, events: map[string]int{}}
+	m := &Machine{Spec: s, Dir: dir, Disk: filepath.Join(dir, "disk.img"), t: t, lab: l, events: map[string]int{}}
 	t.Cleanup(func() {
 		m.Cut()
 		if t.Failed() {
@@ -129,14 +130,8 @@ func (l *Lab) Machine(t testing.TB, s Spec) *Machine {
 			t.Fatal(err)
 		}
 	}
-	for _, p := range s.Forward {
-		m.ports[p] = freePort(t)
-	}
 	return m
 }
-
-// Port is the host's port on loopback that leads to a port of the guest.
-func (m *Machine) Port(guest int) int { return m.ports[guest] }
 
 // PowerOn switches the machine on. It stays on, through its own reboots, until
 // Cut.
@@ -273,7 +268,7 @@ func (m *Machine) boot() error {
 
 func (m *Machine) forwards() string {
 	var b strings.Builder
-	for guest, host := range m.ports {
+	for guest, host := range m.Ports {
 		fmt.Fprintf(&b, ",hostfwd=tcp:127.0.0.1:%d-:%d", host, guest)
 	}
 	return b.String()

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -26,8 +27,8 @@ type Server struct {
 
 const appID = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}"
 
-// HostAddress is the host's loopback as QEMU's user network shows it.
-const HostAddress = "10.0.2.2"
+// hostAddress is the host's loopback as QEMU's user network shows it.
+const hostAddress = "10.0.2.2"
 
 func serve(l *Lab) (*Server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,7 +70,7 @@ func (l *Lab) Server(t testing.TB) *Server {
 }
 
 func (s *Server) guestURL(path string) string {
-	return fmt.Sprintf("http://%s:%d%s", HostAddress, s.port, path)
+	return fmt.Sprintf("http://%s:%d%s", hostAddress, s.port, path)
 }
 
 // Offer offers a release to every machine that runs an older one.
@@ -93,13 +94,19 @@ func (s *Server) Offer(t testing.TB, img Image) {
 		Size: size, SHA256: h.Sum(nil), DisableBackoff: true})
 }
 
-// freePort is a port of loopback that nobody listens on.
-func freePort(t testing.TB) int {
+// FreePort is a port of loopback that nobody listens on, below those that the
+// kernel gives to connections (ip(7), ip_local_port_range): a guest that is off
+// for a moment finds it free again.
+func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port of loopback is free")
+	return 0
 }
