@@ -117,8 +117,12 @@ func Layout() partition.Layout {
 // dataPartition holds /var and what the machine has of its own below /etc.
 func (l *Lab) dataPartition(tmp string, s Spec) (string, error) {
 	dir := filepath.Join(tmp, "data")
+	tree, err := l.installed(s.Release.Release)
+	if err != nil {
+		return "", err
+	}
 	if _, err := shell(`mkdir -p "$1"/var/log/journal "$1"/etc/drydock/keys "$1"/work
-		cp -a "$2"/var/. "$1"/var/; openssl pkey -in "$3" -pubout -out "$1"/etc/drydock/keys/release.pem`, dir, filepath.Join(l.base, "root"), l.key()); err != nil {
+		cp -a "$2"/var/. "$1"/var/; openssl pkey -in "$3" -pubout -out "$1"/etc/drydock/keys/release.pem`, dir, tree, l.key()); err != nil {
 		return "", err
 	}
 	boot := "LABEL=BOOT /boot ext4 defaults 0 2\n"

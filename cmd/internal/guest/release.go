@@ -36,6 +36,8 @@ type Release struct {
 	Verity bool
 	// Deb is another package than the repository's.
 	Deb string
+	// NoPackage leaves it out.
+	NoPackage bool
 }
 
 const (
@@ -63,7 +65,7 @@ func (l *Lab) Image(r Release) (Image, error) {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, commandLine, assemble, uki, l.key())
+	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, r.NoPackage, commandLine, assemble, uki, l.key())
 	for _, n := range names {
 		recipe += n + "\x00" + r.Files[n] + "\x00"
 	}
@@ -94,14 +96,23 @@ rm -rf "$2"/usr/share/doc/drydock "$2"/usr/share/man
 // release of the tree, and its size.
 const osRelease = "NAME=Guest\nID=guest\nVERSION_ID=%s\nVERSION=%s\n"
 
+// installed is the tree of a release before its own files.
+func (l *Lab) installed(r Release) (string, error) {
+	bare := filepath.Join(l.base, "root")
+	if r.NoPackage {
+		return bare, nil
+	}
+	return l.cached("installed", l.base+r.Deb+assemble, func(path string) error {
+		_, err := shell(assemble, bare, path, r.Deb)
+		return err
+	})
+}
+
 func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	installed, err := l.cached("installed", l.base+r.Deb+assemble, func(path string) error {
-		_, err := shell(assemble, filepath.Join(l.base, "root"), path, r.Deb)
-		return err
-	})
+	installed, err := l.installed(r)
 	if err != nil {
 		return err
 	}
