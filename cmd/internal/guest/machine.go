@@ -38,6 +38,7 @@ type Spec struct {
 	Ports   map[int]int
 	Options []string // more of QEMU
 	CPUs    int      // 1 unless told otherwise
+	Record  bool     // what is written to the disk is recorded; see Recordings
 }
 
 // ID is the machine-id.
@@ -89,13 +90,14 @@ type Machine struct {
 	t         testing.TB
 	lab       *Lab
 
-	mu      sync.Mutex
-	process *exec.Cmd // the QEMU that runs, or nil
-	on      bool      // switched on
-	ended   chan struct{}
-	boots   int
-	events  map[string]int // that QEMU told, by name
-	log     []string       // what happened to it, for a test that failed
+	mu         sync.Mutex
+	process    *exec.Cmd // the QEMU that runs, or nil
+	on         bool      // switched on
+	ended      chan struct{}
+	boots      int
+	recordings []Recording
+	events     map[string]int // that QEMU told, by name
+	log        []string       // what happened to it, for a test that failed
 }
 
 // Machine builds a machine, off. When the test ends it is gone; of one that
@@ -234,11 +236,10 @@ func (m *Machine) boot() error {
 		"-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
 		"-netdev", "user,id=net" + m.forwards(), "-device", "virtio-net-pci,netdev=net,romfile=",
 	}
-	if !slices.ContainsFunc(m.Options, func(o string) bool { return strings.Contains(o, "node-name=disk") }) {
+	if !m.Record {
 		// Nobody waits for the host's own disk: what the guest wrote outlives QEMU.
-		args = append(args, "-blockdev", "driver=file,node-name=file,filename="+m.Disk+",cache.no-flush=on", "-blockdev", "driver=raw,node-name=disk,file=file")
+		args = append(args, "-blockdev", "driver=file,node-name=file,filename="+m.Disk+",cache.no-flush=on", "-blockdev", "driver=raw,node-name=disk,file=file", "-device", "virtio-blk-pci,drive=disk")
 	}
-	args = append(args, "-device", "virtio-blk-pci,drive=disk")
 	args = append(args, m.Options...)
 	switch m.Release.Release.Loader {
 	case SystemdBoot:
@@ -246,6 +247,13 @@ func (m *Machine) boot() error {
 			"-drive", "if=pflash,format=raw,unit=1,file="+filepath.Join(m.Dir, "vars.fd"))
 	case Modelled:
 		more, err := m.firmware()
+		if err != nil {
+			return err
+		}
+		args = append(args, more...)
+	}
+	if m.Record { // what the firmware wrote is in the base
+		more, err := m.record()
 		if err != nil {
 			return err
 		}

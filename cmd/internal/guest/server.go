@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -23,6 +25,19 @@ type Server struct {
 	port    int
 	http    *http.Server
 	files   string
+
+	mu     sync.Mutex
+	served []Served
+}
+
+// A Served is what one request got of a payload: the bytes [From, To).
+type Served struct{ From, To int64 }
+
+// Served is what every request for a payload got, the oldest first.
+func (s *Server) Served() []Served {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.served)
 }
 
 const appID = "{e96281a6-d1af-4bde-9a0a-97b76e56dc57}"
@@ -40,21 +55,35 @@ func serve(l *Lab) (*Server, error) {
 	mux.Handle("/v1/update/", &omaha.Handler{Updates: s.Updates, OnError: func(err error) { fmt.Fprintln(os.Stderr, "update server:", err) }})
 	payloads := http.StripPrefix("/payloads/", http.FileServer(http.Dir(s.files)))
 	mux.HandleFunc("/payloads/", func(w http.ResponseWriter, r *http.Request) {
-		payloads.ServeHTTP(&counted{ResponseWriter: w, n: &s.Bytes}, r)
+		payloads.ServeHTTP(s.counted(w, r), r)
 	})
 	s.http = &http.Server{Handler: mux}
 	go s.http.Serve(listener)
 	return s, nil
 }
 
+// counted is the answer to one request.
 type counted struct {
 	http.ResponseWriter
-	n *atomic.Int64
+	s       *Server
+	request int
+}
+
+func (s *Server) counted(w http.ResponseWriter, r *http.Request) *counted {
+	from := int64(0)
+	fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from) // none: from the start
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.served = append(s.served, Served{from, from})
+	return &counted{w, s, len(s.served) - 1}
 }
 
 func (c *counted) Write(b []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(b)
-	c.n.Add(int64(n))
+	c.s.Bytes.Add(int64(n))
+	c.s.mu.Lock()
+	c.s.served[c.request].To += int64(n)
+	c.s.mu.Unlock()
 	return n, err
 }
 
