@@ -177,16 +177,16 @@ func (m *Machine) Settled(limit time.Duration, version string) {
 }
 
 // Events counts what QEMU told of the machine since it was built: "WATCHDOG",
-// "RESET" and so on (QEMU QMP Reference Manual, "Events").
+// "SHUTDOWN" and so on (QEMU QMP Reference Manual, "Events").
 func (m *Machine) Events(name string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.events[name]
 }
 
-// listen keeps what a QEMU tells, and counts the boots that its firmware begins;
-// where the test is the firmware, each boot is a QEMU of its own.
-func (m *Machine) listen() {
+// listen keeps what a QEMU tells until it has ended.
+func (m *Machine) listen(told chan<- struct{}) {
+	defer close(told)
 	var conn net.Conn
 	for range 50 {
 		var err error
@@ -202,17 +202,17 @@ func (m *Machine) listen() {
 	fmt.Fprintln(conn, `{"execute":"qmp_capabilities"}`)
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
-		var told struct{ Event string }
-		if json.Unmarshal(lines.Bytes(), &told) != nil || told.Event == "" {
+		var said struct {
+			Event string
+			Data  struct{ Reason string }
+		}
+		if json.Unmarshal(lines.Bytes(), &said) != nil || said.Event == "" {
 			continue
 		}
 		m.mu.Lock()
 		m.note("%s", lines.Text())
-		m.events[told.Event]++
-		if told.Event == "RESET" && m.Release.Release.Loader != Modelled {
-			m.boots++
-			m.lab.count(m.t, "boots")
-		}
+		m.events[said.Event]++
+		m.halted = m.halted || said.Data.Reason == "guest-shutdown"
 		m.mu.Unlock()
 	}
 }

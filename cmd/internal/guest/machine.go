@@ -94,6 +94,8 @@ type Machine struct {
 	process    *exec.Cmd // the QEMU that runs, or nil
 	on         bool      // switched on
 	ended      chan struct{}
+	heard      chan struct{} // closed when this QEMU has told all
+	halted     bool          // the guest switched itself off
 	boots      int
 	recordings []Recording
 	events     map[string]int // that QEMU told, by name
@@ -151,12 +153,16 @@ func (m *Machine) PowerOn() {
 	go m.supervise(m.process, m.ended)
 }
 
-// supervise waits for QEMU's end, and, where the test is the firmware, boots
-// again, since a QEMU told to end at a reset did.
+// supervise waits for QEMU's end, and starts it again where the guest, or its
+// watchdog, only wanted a reset: a QEMU told to end at a reset did. So each boot
+// is a cold one. (After a warm reset QEMU 7.2 can need minutes for what a cold
+// start does in seconds, where code that it translated before is overwritten.)
 func (m *Machine) supervise(p *exec.Cmd, ended chan struct{}) {
 	defer close(ended)
 	for {
+		heard := m.heard
 		err := p.Wait()
+		<-heard
 		m.mu.Lock()
 		m.process = nil
 		if !m.on {
@@ -164,7 +170,7 @@ func (m *Machine) supervise(p *exec.Cmd, ended chan struct{}) {
 			return
 		}
 		m.note("qemu ended: %v", err)
-		again := m.Release.Release.Loader == Modelled && err == nil
+		again := err == nil && !m.halted
 		if again {
 			if err := m.boot(); err != nil {
 				m.note("boot: %v", err)
@@ -259,6 +265,7 @@ func (m *Machine) boot() error {
 		}
 		args = append(args, more...)
 	}
+	args = append(args, "-no-reboot")
 	m.process = exec.Command("qemu-system-x86_64", args...)
 	var stderr bytes.Buffer
 	m.process.Stderr = &stderr
@@ -270,7 +277,8 @@ func (m *Machine) boot() error {
 		m.process = nil
 		return err
 	}
-	go m.listen()
+	m.halted, m.heard = false, make(chan struct{})
+	go m.listen(m.heard)
 	return nil
 }
 
@@ -311,7 +319,7 @@ func (m *Machine) firmware() ([]string, error) {
 			return nil, err
 		}
 	}
-	return []string{"-no-reboot", "-kernel", kernel, "-initrd", initrd, "-append", commandLine + " root=PARTLABEL=" + label + " drydock.slot=" + slot.String() + " " + m.Release.Release.Options}, nil
+	return []string{"-kernel", kernel, "-initrd", initrd, "-append", commandLine + " root=PARTLABEL=" + label + " drydock.slot=" + slot.String() + " " + m.Release.Release.Options}, nil
 }
 
 // Flags reads the GPT's flags of a machine that is off.
