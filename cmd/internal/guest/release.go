@@ -133,9 +133,12 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	options := commandLine + " " + r.Options
 	root := filepath.Join(dir, "root.img")
 	// GRUB 2.06 reads no zstd.
-	compressor := []string{"-comp", "zstd", "-Xcompression-level", "6"}
+	compressor := []string{"-comp", "zstd", "-Xcompression-level", "3"}
 	if r.Loader == GRUB {
 		compressor = []string{"-comp", "gzip", "-Xcompression-level", "6"}
+	}
+	if r.Loader == SystemdBoot { // its kernel lies beside the slot
+		compressor = append(compressor, "-wildcards", "-e", "boot/*")
 	}
 	if _, err := run("mksquashfs", append([]string{tree, root, "-quiet", "-no-progress", "-noappend", "-all-time", "0", "-mkfs-time", "0"}, compressor...)...); err != nil {
 		return err
