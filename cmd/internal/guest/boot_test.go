@@ -3,10 +3,12 @@ package guest_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/drydock-os/drydock/cmd/internal/guest"
+	"github.com/drydock-os/drydock/omaha"
 )
 
 func TestMain(m *testing.M) {
@@ -26,23 +28,53 @@ func image(t testing.TB, l *guest.Lab, r guest.Release) guest.Image {
 }
 
 // TestUpdates takes one machine through three releases, from A to B, to A, and
-// to B again, with each loader.
+// to B again, with each loader. Each takes one boot, and the server hears of each.
 func TestUpdates(t *testing.T) {
 	for _, loader := range []guest.Loader{guest.SystemdBoot, guest.GRUB, guest.Modelled} {
 		t.Run(string(loader), func(t *testing.T) {
 			t.Parallel()
 			l := guest.Open(t)
+			if loader == guest.Modelled && !guest.Full() {
+				t.Skip("the other tests update with it; DRYDOCK_BOOT=full runs it")
+			}
 			l.Processors(t, 1)
 			m := l.Machine(t, guest.Spec{Name: "web", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: loader})})
 			m.PowerOn()
-			m.Settled(5*time.Minute, "1.0.0")
+			m.Settled(10*time.Minute, "1.0.0")
 			for i := 1; i <= 3; i++ {
 				version := fmt.Sprintf("1.0.%d", i)
 				m.Server.Offer(t, image(t, l, guest.Release{Version: version, Loader: loader}))
-				m.Do("drydock update --no-wait || true")
-				m.Settled(8*time.Minute, version)
+				m.Do("drydock check")
+				m.Settled(20*time.Minute, version)
 				guest.Count(t, "updates", 1)
+				if s, err := m.Status(t.Context()); err != nil || s.Booted != string("AB"[i%2]) {
+					t.Errorf("release %s runs from slot %q: %v", version, s.Booted, err)
+				}
+				if m.Boots() != i+1 {
+					t.Errorf("%d boots for %d updates", m.Boots(), i)
+				}
+			}
+			completed(t, m, "1.0.1", "1.0.2", "1.0.3")
+			if loader == guest.SystemdBoot {
+				if names := m.Do("ls /boot/EFI/Linux"); names != "drydock-a.efi\ndrydock-b.efi\n" {
+					t.Errorf("two good slots have the names %q", names)
+				}
 			}
 		})
+	}
+}
+
+// completed checks that the server heard of each update that it succeeded, from
+// the release that it brought.
+func completed(t *testing.T, m *guest.Machine, versions ...string) {
+	t.Helper()
+	var heard []string
+	for _, seen := range m.Server.Updates.Seen() {
+		if seen.Event.Type == omaha.EventUpdateComplete && seen.Event.Result == omaha.ResultSuccessReboot {
+			heard = append(heard, seen.Version)
+		}
+	}
+	if !slices.Equal(heard, versions) {
+		t.Errorf("the server heard that %v run, want %v", heard, versions)
 	}
 }
