@@ -33,8 +33,8 @@ type Lab struct {
 
 // tools are what is built from the repository.
 type tools struct {
-	drydock string // the command, for the test's own machine
-	deb     string // the package
+	drydock  string // the command, for the test's own machine
+	packages Packages
 }
 
 // needed is what the tests run, by program and Debian's package.

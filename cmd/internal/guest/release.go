@@ -58,7 +58,7 @@ type Image struct {
 // Image builds a release, or takes it from the cache.
 func (l *Lab) Image(r Release) (Image, error) {
 	if r.Deb == "" {
-		r.Deb = l.tools.deb
+		r.Deb = l.tools.packages.Deb
 	}
 	var names []string
 	for n := range r.Files {
@@ -253,7 +253,7 @@ func writeFiles(tree string, files map[string]string) error {
 // key is the private key that the lab's releases are signed with.
 func (l *Lab) key() string { return filepath.Join(l.Module, "testdata/payload/rsa2048.pem") }
 
-// buildTools builds the command for the test, and the package for the guests.
+// buildTools builds the command for the test, and the packages for the guests.
 func (l *Lab) buildTools() (tools, error) {
 	dir, err := os.MkdirTemp(l.Dir, "build-")
 	if err != nil {
@@ -265,40 +265,10 @@ func (l *Lab) buildTools() (tools, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return tools{}, fmt.Errorf("go build: %w: %s", err, out)
 	}
-	deb, err := l.Package("1.4.0", "", dir)
+	drydock, err := l.keep(filepath.Join(dir, "drydock"))
 	if err != nil {
 		return tools{}, err
 	}
-	kept := tools{}
-	for from, to := range map[string]*string{filepath.Join(dir, "drydock"): &kept.drydock, deb: &kept.deb} {
-		if *to, err = l.keep(from); err != nil {
-			return tools{}, err
-		}
-	}
-	return kept, nil
-}
-
-// Package builds the Debian package of a version, out of the repository or of
-// the programs in bin, into dir, and returns its path.
-func (l *Lab) Package(version, bin, dir string) (string, error) {
-	args := []string{"-C", filepath.Join(l.Module, "dist/package"), "run", ".", "--version", version, "--out", dir}
-	if bin != "" {
-		args = append(args, "--bin", bin)
-	}
-	if _, err := run("go", args...); err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "drydock_"+version+"_amd64.deb"), nil
-}
-
-// keep copies a file into the cache under the name of its content, so that what
-// is made from it is made anew when it changes.
-func (l *Lab) keep(path string) (string, error) {
-	sum, err := run("sha256sum", path)
-	if err != nil {
-		return "", err
-	}
-	to := filepath.Join(l.Dir, filepath.Base(path)+"-"+sum[:16])
-	_, err = shell(`[ -e "$2" ] || { cp "$1" "$2.part.$$" && mv "$2.part.$$" "$2"; }`, path, to)
-	return to, err
+	packages, err := l.pack(Version, "")
+	return tools{drydock, packages}, err
 }
