@@ -19,6 +19,7 @@ type Observed struct {
 	Booted   partition.Slot
 	Flags    partition.Table
 	Release  string        // version that runs, by its own os-release
+	Damage   string        // what is wrong with the booted slot's bytes; "" while nothing is known to be
 	Up       time.Duration // since the boot; 0 if that is not known
 	Health   Health
 	Permit   Permit
@@ -88,6 +89,7 @@ func (v *view) situation(o Observed, m Memory) {
 	booted := o.Flags[o.Booted]
 	next, ok := o.Flags.Next()
 	away := o.Drained || o.Begun || o.Permit == Held
+	v.damage(o, m)
 	switch {
 	case booted.Priority == 0 && v.Facts.Rejected && ok && next != o.Booted:
 		v.because("rejected", time.Time{}, "release %s was rejected and is left: %s", o.Release, m.Trial.Verdict)
@@ -102,6 +104,21 @@ func (v *view) situation(o Observed, m Memory) {
 	}
 	if away || o.Permit == Queued || o.Permit == PermitUnknown {
 		v.Reasons = append(v.Reasons, o.Stopped...)
+	}
+}
+
+// damage says what becomes of a good slot that is not what was written any more.
+func (v *view) damage(o Observed, m Memory) {
+	what, passive := o.Damage, o.Booted.Other()
+	if w := m.Wish; what == "" && w != nil && w.Damage { // found in an earlier boot
+		what = w.Reason
+	}
+	switch {
+	case what == "" || o.onTrial():
+	case m.Wish != nil && m.Wish.Goal == OldRelease:
+		v.because("damage", time.Time{}, "slot %s with %s is damaged (%s): this machine goes back to the release in slot %s; what is offered then is written over the damage", o.Booted, o.Release, what, passive)
+	default:
+		v.because("damage", time.Time{}, "slot %s with %s is damaged (%s), and slot %s holds no release that was good to go back to: this machine stays as long as it runs, and the next release mends it", o.Booted, o.Release, what, passive)
 	}
 }
 
@@ -215,7 +232,7 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 		return
 	}
 	before := len(v.Reasons)
-	if p.Reboot.Strategy == policy.Off && (m.Wish == nil || m.Wish.File) {
+	if p.Reboot.Strategy == policy.Off && (m.Wish == nil || m.Wish.File || m.Wish.Damage) {
 		v.because("strategy", time.Time{}, "a reboot is due (%s); strategy off leaves it to an operator", m.intent(o).Reason)
 	}
 	v.paused(m)

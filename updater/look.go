@@ -81,7 +81,7 @@ func (u *Updater) lookInside(o *Observed) {
 		o.Unknown = err.Error()
 		return
 	}
-	o.BootID, o.Release, o.Up = id.BootID, id.Release, id.Up
+	o.BootID, o.Release, o.Up, o.Damage = id.BootID, id.Release, id.Up, id.Damage
 	if o.Booted, err = u.Disk.Booted(); err != nil {
 		o.Unknown = err.Error()
 		return

@@ -110,6 +110,7 @@ type Identity struct {
 	BootID    string
 	Arch      string        // as uname(2) says
 	Up        time.Duration // since the boot; 0 if that is not known
+	Damage    string        // what is wrong with the bytes that it runs from; "" while nothing is known to be
 }
 
 // HookRun is what a post-install hook is told.

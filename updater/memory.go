@@ -90,7 +90,8 @@ type Wish struct {
 	From   string         `json:"from"`
 	Reason string         `json:"reason,omitempty"`
 	At     time.Time      `json:"at"`
-	File   bool           `json:"file,omitempty"` // a file asks for it (reboot.required_file), for as long as it is there
+	File   bool           `json:"file,omitempty"`   // a file asks for it (reboot.required_file), for as long as it is there
+	Damage bool           `json:"damage,omitempty"` // nobody asked: the slot is damaged, and Reason says how
 }
 
 // A Report is what the server is told with the next check, until it has it.
@@ -229,7 +230,7 @@ func (m Memory) reconcile(o Observed, p patience) Memory {
 	if !o.Known {
 		return m
 	}
-	m = m.reconcileClock(o, p).reconcileWish(o).reconcileFile(o)
+	m = m.reconcileClock(o, p).reconcileWish(o).reconcileFile(o).reconcileDamage(o)
 	t := m.Trial
 	switch {
 	case t == nil:
@@ -292,6 +293,9 @@ func (m Memory) reconcileWish(o Observed) Memory {
 	case w == nil:
 	case w.Goal == OldRelease && o.Booted != w.Slot:
 		m.Wish, m.Written, m.Ending, m.Detail = nil, nil, EndUpdated, "rolled back from "+w.From+" on an operator's word: "+w.Reason
+		if w.Damage {
+			m.Detail = "back from " + w.From + ": " + w.Reason
+		}
 		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
 		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, w.Reason)
 	case w.Goal == SameSlot && o.BootID != w.Boot:
@@ -313,6 +317,29 @@ func (m Memory) reconcileFile(o Observed) Memory {
 	return m
 }
 
+// reconcileDamage makes a wish of damage to the slot that runs: back to the
+// release before, where that was good. The damage outlives the boot in which it
+// was met, so the wish does, too. What is on its trial ends otherwise.
+func (m Memory) reconcileDamage(o Observed) Memory {
+	before := o.Flags[o.Booted.Other()]
+	switch whole, w := before.Successful && before.Bootable(), m.Wish; {
+	case w != nil && w.Damage && !whole: // nothing is left to go back to, so what is offered may be written there
+		m.Wish = nil
+	case o.Damage == "" || o.onTrial() || !whole || w != nil && w.Goal == OldRelease:
+	default:
+		return m.Damaged(o)
+	}
+	return m
+}
+
+// Damaged is the memory with the wish to leave the booted slot, whose damage o
+// says. It is for who finds it where no Updater runs.
+func (m Memory) Damaged(o Observed) Memory {
+	m.Version = memoryVersion
+	m.Wish = &Wish{Goal: OldRelease, Slot: o.Booted, Boot: o.BootID, From: o.Release, Reason: o.Damage, At: o.Now, Damage: true}
+	return m
+}
+
 // intent is what a permit is asked for, and what the reboot is told.
 func (m Memory) intent(o Observed) Intent {
 	i := Intent{Reason: "reboot", From: o.Release, To: o.Release}
@@ -321,6 +348,9 @@ func (m Memory) intent(o Observed) Intent {
 		i.Reason, i.To = "release "+m.Trial.Version+" was rejected: "+m.Trial.Verdict, m.Trial.From
 	case m.Wish != nil && m.Wish.Goal == OldRelease:
 		i.Reason, i.To = "rollback from "+m.Wish.From, ""
+		if m.Wish.Damage {
+			i.Reason = "back from " + m.Wish.From + ": " + m.Wish.Reason
+		}
 		if m.Former != nil && m.Former.Slot == o.Booted.Other() {
 			i.To = m.Former.Version
 		}

@@ -24,6 +24,9 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		bounded, cancel := u.clock().Within(ctx, timeout)
 		ailments = u.Host.Ailments(bounded, p)
 		cancel()
+		if id, err := u.Host.Identity(); err == nil && id.Damage != "" && o.onTrial() {
+			ailments = append(ailments, Reason{Kind: "damage", Text: "the slot is damaged: " + id.Damage})
+		}
 		now := u.Now()
 		u.beat()
 		switch up := o.Up + now.Sub(began); {

@@ -33,6 +33,9 @@ func run() int {
 	if flag.NArg() == 1 && flag.Arg(0) == "trial-state" {
 		return trialState(o)
 	}
+	if flag.NArg() == 1 && flag.Arg(0) == "discard-damaged" {
+		return discardDamaged(o)
+	}
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "drydockd: unexpected argument %q; see drydockd -help\n", flag.Arg(0))
 		return 2
@@ -67,7 +70,10 @@ func usage() {
 	fmt.Fprint(w, "drydockd keeps this machine's operating system current.\n\n"+
 		"  drydockd [FLAGS]              run, until SIGTERM; SIGHUP reads the policy file again\n"+
 		"  drydockd [FLAGS] trial-state  exit 0 where the booted slot is good, 3 where it is on trial, 1 where neither can be\n"+
-		"                                told; no daemon is needed (the trial guard asks)\n\nFlags:\n")
+		"                                told; no daemon is needed (the trial guard asks)\n"+
+		"  drydockd [FLAGS] discard-damaged\n"+
+		"                                make the booted slot unbootable, which cannot be read in full, where the other one was good:\n"+
+		"                                exit 0; 3 where it was not, 1 on failure (the initrd runs this: see verity-guard)\n\nFlags:\n")
 	flag.PrintDefaults()
 }
 
@@ -76,6 +82,17 @@ func usage() {
 func trialState(o daemon.Options) int {
 	err := daemon.TrialState(o)
 	if errors.Is(err, daemon.ErrOnTrial) {
+		fmt.Println(err)
+		return 3
+	}
+	return say(err)
+}
+
+// discardDamaged exits 0 when the next boot takes the other slot, 3 when there is
+// no other to take, and 1 when it did not succeed.
+func discardDamaged(o daemon.Options) int {
+	err := daemon.DiscardDamaged(o)
+	if errors.Is(err, daemon.ErrNoOther) {
 		fmt.Println(err)
 		return 3
 	}

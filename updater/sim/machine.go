@@ -32,6 +32,8 @@ type Machine struct {
 	PostInstall func(ctx context.Context, h updater.HookRun) error
 	// Block is what stands in the way of a reboot, as inhibitors do.
 	Block []updater.Reason
+	// Damage is what the running system says is wrong with the bytes of its slot.
+	Damage [2]string
 	// Wants is what the file says that asks for a reboot; it is gone with one.
 	Wants string
 
@@ -110,6 +112,7 @@ func (m *Machine) Identity() (updater.Identity, error) {
 	defer m.mu.Unlock()
 	return updater.Identity{
 		Release: m.running.Number(), MachineID: m.ID, Arch: "x86_64",
+		Damage: m.Damage[m.booted],
 		BootID: fmt.Sprintf("00000000-0000-4000-8000-%012d", m.boots),
 	}, nil
 }

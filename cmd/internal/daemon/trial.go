@@ -3,9 +3,11 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/drydock-os/drydock/cmd/internal/config"
 	"github.com/drydock-os/drydock/cmd/internal/machine"
@@ -49,11 +51,15 @@ func TrialState(o Options) error {
 
 // goodMark is an updater.Observer that makes a file once the boot flags say
 // that the booted slot is good. The trial guard and drydock-good.service wait
-// for it; it lives in /run, which is empty after every boot.
+// for it; it lives in /run, which is empty after every boot. It also takes away
+// the initrd's count of boots that did not come up (dist/lib/verity-guard), unless
+// the slot is known to be damaged: the initrd then leaves it at the next boot, in
+// case this one ends before drydockd could.
 type goodMark struct {
-	path string
-	log  *slog.Logger
-	made bool
+	path  string
+	boots string
+	log   *slog.Logger
+	made  bool
 }
 
 func newGoodMark(o Options) *goodMark {
@@ -61,7 +67,7 @@ func newGoodMark(o Options) *goodMark {
 	if dir == "" {
 		dir = filepath.Join(rootOf(o.Root), "run", "drydock")
 	}
-	return &goodMark{path: filepath.Join(dir, "good"), log: o.Log}
+	return &goodMark{path: filepath.Join(dir, "good"), boots: filepath.Join(rootOf(o.Root), "var/lib/drydock/boots"), log: o.Log}
 }
 
 // Observe implements updater.Observer.
@@ -74,6 +80,12 @@ func (g *goodMark) Observe(e updater.Event) {
 		return
 	}
 	g.made = true
+	if slices.ContainsFunc(e.Status.Reasons, func(r updater.Reason) bool { return r.Kind == "damage" }) {
+		return
+	}
+	if err := os.Remove(g.boots); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		g.log.Error("the initrd cannot be told that this boot came up: where the root is verified, the next boot reads all of it first", "error", err)
+	}
 }
 
 func (g *goodMark) make(release string) error {

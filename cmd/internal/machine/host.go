@@ -42,7 +42,16 @@ func (h *Host) Identity() (updater.Identity, error) {
 	if err != nil {
 		return updater.Identity{}, err
 	}
-	return updater.Identity{Release: release.Number(), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch, Up: id.Up}, nil
+	return updater.Identity{Release: release.Number(), MachineID: id.MachineID, BootID: id.BootID, Arch: id.Arch, Up: id.Up, Damage: damage(h.Root)}, nil
+}
+
+// damage says what dm-verity met. What cannot be asked is not known to be damaged:
+// nothing is left for a guess.
+func damage(root string) string {
+	if bad, err := (partition.System{Root: root}).Damaged(); err != nil || !bad {
+		return ""
+	}
+	return "dm-verity met a block that is not what was built"
 }
 
 func (h *Host) root() string {
