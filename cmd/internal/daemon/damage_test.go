@@ -34,7 +34,7 @@ func (p *process) options() Options {
 func TestDamagedSlotIsDiscardedOnlyForOneThatWasGood(t *testing.T) {
 	good, onTrial := partition.Flags{Priority: 2, Successful: true}, partition.Flags{Priority: 1, Tries: 1}
 	for name, other := range map[string]partition.Flags{"nothing": {}, "never good": onTrial, "good and switched off": {Successful: true}} {
-		p := prepare(t, "")
+		p := prepare(t, noServer)
 		p.stage(func(partition.Table) partition.Table { return partition.Table{good, other} })
 		before := p.flags()
 		if err := DiscardDamaged(p.options()); !errors.Is(err, ErrNoOther) {
@@ -44,9 +44,9 @@ func TestDamagedSlotIsDiscardedOnlyForOneThatWasGood(t *testing.T) {
 			t.Errorf("%s: flags %v, before %v", name, p.flags(), before)
 		}
 	}
-	p := prepare(t, "")
+	p := prepare(t, noServer)
 	p.stage(func(partition.Table) partition.Table { return partition.Table{good, {Priority: 1, Successful: true}} })
-	memory := updater.MemoryFile{Path: filepath.Join(p.dir, "state", "memory.json")}
+	memory := updater.MemoryFile{Path: p.write("state/memory.json", "")}
 	if err := memory.Save(updater.Memory{Version: 1, Aleph: "0.9.0"}); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestDamagedSlotIsDiscardedOnlyForOneThatWasGood(t *testing.T) {
 
 // Upstream's flags are not touched in shadow mode.
 func TestDamagedSlotIsUpstreamsInShadowMode(t *testing.T) {
-	p := shadowed(t, "")
+	p := shadowed(t, noServer)
 	p.stage(func(partition.Table) partition.Table {
 		return partition.Table{{Priority: 2, Successful: true}, {Priority: 1, Successful: true}}
 	})
@@ -85,7 +85,7 @@ func TestBootThatCameUpIsToldToTheInitrd(t *testing.T) {
 		{updater.Status{Booted: "A", OnTrial: true}, true},
 		{updater.Status{Booted: "A", Reasons: []updater.Reason{{Kind: "damage"}}}, true},
 	} {
-		p := prepare(t, "")
+		p := prepare(t, noServer)
 		boots := p.write("root/var/lib/drydock/boots", "1\n")
 		t.Setenv("RUNTIME_DIRECTORY", filepath.Join(p.dir, "run"))
 		newGoodMark(p.options()).Observe(updater.Event{Status: c.status})
