@@ -375,3 +375,29 @@ func TestRebootOnRequestTakesWhatWaitsUnderOff(t *testing.T) {
 	b.ask = &updater.Request{Action: updater.ActReboot, Reason: "now"}
 	b.live(func(s updater.Status) bool { return updated("1.1.0")(s) && s.Pending == "" })
 }
+
+// TestOperatorJudgesWhileHealthIsLookedAt: `drydock mark` was not heard before
+// health.timeout was over, and whoever asked waited with it.
+func TestOperatorJudgesWhileHealthIsLookedAt(t *testing.T) {
+	for action, want := range map[updater.Action]string{updater.ActMarkGood: "1.1.0", updater.ActMarkBad: "1.0.0"} {
+		b := ready(t)
+		b.policy.Health.Timeout = time.Hour
+		b.machine.Ails = func(release string) []updater.Reason {
+			if release == "1.1.0" {
+				return []updater.Reason{{Kind: "unit", Text: "web.service is activating"}}
+			}
+			return nil
+		}
+		b.live(func(s updater.Status) bool { return s.OnTrial && s.Step == updater.Validate })
+		u, stop := b.up()
+		b.until(u, func(s updater.Status) bool { return s.Step == updater.Validate })
+		b.got(u, action, updater.Done)
+		if action == updater.ActMarkBad {
+			b.left()
+		} else {
+			b.until(u, func(s updater.Status) bool { return !s.OnTrial && s.Permit == "none" })
+		}
+		stop()
+		b.live(func(s updater.Status) bool { return s.Release == want && !s.OnTrial && waiting(s) && s.Permit == "none" })
+	}
+}

@@ -103,7 +103,7 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 		err = errors.New("it does not say whether this machine holds a permit")
 	}
 	if err != nil {
-		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read: " + err.Error()}}}
+		standing = Standing{Permit: PermitUnknown, Stopped: []Reason{{Kind: "lock", Text: "the reboot lock cannot be read, so this machine does not reboot until it can be (`drydock doctor` looks at etcd): " + err.Error()}}}
 	}
 	o.Permit, o.Stopped, o.Waits = standing.Permit, standing.Stopped, standing.Waits
 	o.Perhaps = standing.Perhaps

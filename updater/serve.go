@@ -51,7 +51,7 @@ func (u *Updater) Do(ctx context.Context, r Request) (Outcome, error) {
 	req := &request{Request: r, ctx: ctx, done: make(chan answer, 1)}
 	u.mu.Lock()
 	u.requests = append(u.requests, req)
-	if interrupts(r.Action) && u.busy != nil {
+	if u.busy != nil && interrupts(r.Action, u.doing) {
 		u.busy()
 	}
 	u.mu.Unlock()
@@ -78,8 +78,12 @@ func (u *Updater) onDemand() bool {
 	return r != nil && r.OnDemand
 }
 
-// interrupts says whether a request ends a download or drain that is under way.
-func interrupts(a Action) bool {
+// interrupts says whether a request ends a step that is under way: a download, a
+// drain, a look at the health of a trial on which an operator has the last word.
+func interrupts(a Action, step Step) bool {
+	if step == Validate {
+		return a == ActMarkGood || a == ActMarkBad
+	}
 	return a == ActPause || a == ActCancel || a == ActRollback || a == ActMarkBad
 }
 
@@ -90,7 +94,7 @@ func (u *Updater) abandon(r *request) {
 	u.requests = slices.DeleteFunc(u.requests, func(q *request) bool { return q == r })
 	if u.asked == r {
 		u.asked = nil
-		if u.busy != nil {
+		if u.busy != nil && u.doing != Validate {
 			u.busy()
 		}
 	}
@@ -230,7 +234,7 @@ func (u *Updater) mark(m Memory, r Request) (Memory, error) {
 	case r.Action == ActMarkGood:
 		u.run.health = Healthy
 	case onTrial:
-		u.run.health, u.run.sick = Sick, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given")
+		u.run.health, u.run.sick, u.run.sickSince = Sick, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given"), u.Now()
 	case m.Written != nil:
 		m = m.reject(m.Written.Version, m.Written.SHA256, "marked bad by an operator: "+cmpOr(r.Reason, "no reason given"), u.Now())
 	default:

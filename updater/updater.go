@@ -58,6 +58,7 @@ type Updater struct {
 	requests []*request
 	asked    *request           // the check or update that somebody waits for
 	busy     context.CancelFunc // ends the step that is being done, if it can be ended
+	doing    Step               // what busy ends
 
 	run running
 }
@@ -161,12 +162,12 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 	defer cancel()
 	u.mu.Lock()
 	u.busy = nil
-	if slices.ContainsFunc(u.requests, func(r *request) bool { return interrupts(r.Action) }) {
+	if slices.ContainsFunc(u.requests, func(r *request) bool { return interrupts(r.Action, step) }) {
 		u.mu.Unlock()
 		return // somebody wants something else first
 	}
-	if step == Write || step == Drain || step == Check || step == Lock {
-		u.busy = cancel
+	if step == Write || step == Drain || step == Check || step == Lock || step == Validate {
+		u.busy, u.doing = cancel, step
 	}
 	u.mu.Unlock()
 	u.run.last, u.run.began = Wait, o.Now
@@ -179,6 +180,7 @@ func (u *Updater) do(ctx context.Context, step Step, o Observed) {
 		delete(u.run.failed, step)
 		u.run.last = step
 	case ctx.Err() != nil:
+	case stepCtx.Err() != nil && step == Validate: // an operator has judged already
 	case stepCtx.Err() != nil: // stopped on somebody's word
 		u.operation(Idle)
 		u.run.offer = nil // not taken up again before the next check

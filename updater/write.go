@@ -303,6 +303,9 @@ func (w *writing) failed(ctx context.Context, err error) error {
 	if errors.Is(err, syscall.ENOSPC) {
 		err = fmt.Errorf("a disk is full (the boot partition, the state directory or that of the extra packages); the running release is not touched, make room and try again: %w", err)
 	}
+	if errors.Is(err, payload.ErrSignature) || errors.Is(err, payload.ErrUnsigned) {
+		err = fmt.Errorf("it is not signed with a key that this machine trusts (trust.keys), so nothing of it is booted; put the release team's key there, or have the release taken off the server: %w", err)
+	}
 	m := u.recall()
 	ours := w.applied || errors.Is(err, payload.ErrNoKey) || errors.Is(err, payload.ErrNoTarget) || errors.Is(err, syscall.ENOSPC)
 	if !ours { // else it says nothing about the download
