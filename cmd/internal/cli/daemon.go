@@ -64,7 +64,7 @@ var marks = []order{
 	{use: "good", short: "End the trial of the running release well", action: updater.ActMarkGood, done: "the running release is marked good"},
 	{
 		use: "bad [--reason TEXT]", short: "Reject the release that is on trial, or the one that is written", action: updater.ActMarkBad, reason: 'o',
-		done: "rejected; the other slot is booted next",
+		done: "rejected: it is left, and not taken again until drydock retry",
 	},
 }
 

@@ -52,7 +52,7 @@ func ReadKeys(t policy.Trust) (payload.Keys, error) {
 	for _, path := range t.Keys {
 		data, err := readSecret(path)
 		if err != nil {
-			return nil, fmt.Errorf("%w: read trusted key: %w", payload.ErrNoKey, err)
+			return nil, fmt.Errorf("%w: every release is refused until the file is back and drydockd has read it (systemctl reload drydockd): read trusted key: %w", payload.ErrNoKey, err)
 		}
 		pems = append(pems, data)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drydock-os/drydock/cmd/internal/config"
 	"github.com/drydock-os/drydock/updater"
+	"github.com/drydock-os/drydock/updater/payload"
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
@@ -116,12 +117,19 @@ func (d *Daemon) refresh() {
 	d.force(p)
 }
 
+// keys reads the trusted keys, and says with every status when they cannot be
+// read, until they can.
+func (d *Daemon) keys(t policy.Trust) (payload.Keys, error) {
+	keys, err := ReadKeys(t)
+	d.keeper.Trouble("keys", err)
+	return keys, err
+}
+
 // force puts a policy in force, and says with every status what it cannot do.
 func (d *Daemon) force(p policy.Policy) {
-	_, err := ReadKeys(p.Trust)
-	d.keeper.Trouble("keys", err)
-	d.clients.forget() // the certificates in ca_file may be others
-	_, err = d.clients.get(p)
+	_, _ = d.keys(p.Trust) // said with every status
+	d.clients.forget()     // the certificates in ca_file may be others
+	_, err := d.clients.get(p)
 	d.keeper.Trouble("http", err)
 	d.keeper.SetPolicy(withPassword(p))
 	for _, part := range d.parts {

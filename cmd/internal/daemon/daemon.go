@@ -94,7 +94,7 @@ func New(o Options) (*Daemon, error) {
 		Program:   "drydock-" + o.Version,
 		Observers: []updater.Observer{journal.New(o.Log), newGoodMark(o), d.server, d.publish, d.numbers},
 		Now:       time.Now,
-		Keys:      ReadKeys,
+		Keys:      d.keys,
 		HTTP:      d.clients.get,
 	}
 	d.keeper, d.pulse = d.updater, d.updater
