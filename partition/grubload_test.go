@@ -19,29 +19,35 @@ var loads = []struct {
 	want string // "linux", its words, "initrd" and its file, and "boot" where it came so far
 }{
 	{name: "kernel of the boot partition", slot: A,
-		want: "linux (hd0,gpt1)/drydock/vmlinuz-a root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A|boot"},
+		want: "linux (hd0,gpt1)/drydock/vmlinuz-a root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1|boot"},
 	{name: "no kernel on the boot partition", slot: B,
-		want: "linux (hd0,gpt1)/drydock/vmlinuz-b root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B"},
+		want: "linux (hd0,gpt1)/drydock/vmlinuz-b root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1"},
 	{name: "kernel of slot A", set: inSlots + "set drydock_options=\"quiet x=y\"", slot: A,
-		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A quiet x=y|initrd (hd0,gpt4)/initrd.img|boot"},
+		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1 quiet x=y|initrd (hd0,gpt4)/initrd.img|boot"},
 	{name: "no initrd in slot B", set: inSlots, slot: B,
-		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|initrd (hd0,gpt5)/initrd.img"},
+		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1|initrd (hd0,gpt5)/initrd.img"},
 	{name: "no initrd asked for", set: inSlots + "set drydock_initrd=", slot: B,
-		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|boot"},
+		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1|boot"},
 	{name: "release's own options", set: inSlots + "set drydock_slot_cfg=/boot/drydock-slot.cfg", slot: A,
-		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A roothash=12 z|initrd (hd0,gpt4)/initrd.img|boot"},
+		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1 roothash=12 z|initrd (hd0,gpt4)/initrd.img|boot"},
 	{name: "release without options of its own gets none of another", set: inSlots + "set drydock_slot_cfg=/boot/drydock-slot.cfg\nset drydock_slot_options=stale", slot: B,
-		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|initrd (hd0,gpt5)/initrd.img"},
+		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1|initrd (hd0,gpt5)/initrd.img"},
 	{name: "release's own options behind its file system", set: inSlots + "set drydock_slot_cfg=16376+8", slot: A,
-		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A roothash=34 y|initrd (hd0,gpt4)/initrd.img|boot"},
+		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1 roothash=34 y|initrd (hd0,gpt4)/initrd.img|boot"},
 	{name: "nothing behind the file system", set: inSlots + "set drydock_initrd=\nset drydock_slot_cfg=16376+8", slot: B,
-		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B|boot"},
+		want: "linux (hd0,gpt5)/vmlinuz root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1|boot"},
 	{name: "no such partition", set: inSlots + "set drydock_part_A=gpt9", slot: A,
-		want: "linux (hd0,gpt9)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A"},
+		want: "linux (hd0,gpt9)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1"},
 	{name: "partitions not named", set: "set drydock_kernel=/vmlinuz", slot: A,
-		want: "linux (hd0,)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A"},
+		want: "linux (hd0,)/vmlinuz root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=1"},
+	{name: "slot A is good, and B is not", set: "set drydock_A_good=1\nset drydock_B_good=0", slot: A,
+		want: "linux (hd0,gpt1)/drydock/vmlinuz-a root=PARTLABEL=ROOT-A ro panic=30 drydock.slot=A drydock.trial=0|boot"},
+	{name: "slot A is good, and B is booted", set: "set drydock_A_good=1\nset drydock_B_good=0", slot: B,
+		want: "linux (hd0,gpt1)/drydock/vmlinuz-b root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=1"},
+	{name: "slot B is good", set: "set drydock_B_good=1", slot: B,
+		want: "linux (hd0,gpt1)/drydock/vmlinuz-b root=PARTLABEL=ROOT-B ro panic=30 drydock.slot=B drydock.trial=0"},
 	{name: "other labels", set: inSlots + "set drydock_label_A=USR-A", slot: A,
-		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=USR-A ro panic=30 drydock.slot=A|initrd (hd0,gpt4)/initrd.img|boot"},
+		want: "linux (hd0,gpt4)/vmlinuz root=PARTLABEL=USR-A ro panic=30 drydock.slot=A drydock.trial=1|initrd (hd0,gpt4)/initrd.img|boot"},
 }
 
 const inSlots = "set drydock_kernel=/vmlinuz\nset drydock_initrd=/initrd.img\nset drydock_part_A=gpt4\nset drydock_part_B=gpt5\n"
@@ -79,7 +85,7 @@ func TestGRUBFragmentLoadsOnlyWhatIsThere(t *testing.T) {
 func loadScript(set string, s Slot) string {
 	var b strings.Builder
 	for _, command := range []string{"linux", "initrd"} {
-		fmt.Fprintf(&b, "function %s {\n  echo \"CALLED;%s;$1;$2;$3;$4;$5;$6;$7;END\"\n  if [ -f \"$1\" ]; then\n    true\n  else\n    false\n  fi\n}\n", command, command)
+		fmt.Fprintf(&b, "function %s {\n  echo \"CALLED;%s;$1;$2;$3;$4;$5;$6;$7;$8;$9;END\"\n  if [ -f \"$1\" ]; then\n    true\n  else\n    false\n  fi\n}\n", command, command)
 	}
 	fmt.Fprintf(&b, "search --no-floppy --set=drydock_root --label BOOT\n%s\nsource ($drydock_root)/drydock/drydock.cfg\nset drydock_slot=%s\ndrydock_boot\nexit\n", set, s)
 	return b.String()
