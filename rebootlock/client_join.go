@@ -144,7 +144,7 @@ func (c *Client) trust(ctx context.Context, v scene) (bool, error) {
 // stranger says why the cluster that was read is not that of this machine.
 func (v scene) stranger(cluster string) error {
 	const todo = "Nothing is known of who may be down, so this machine does not reboot. Correct the endpoints, or restore etcd; " +
-		"if the old cluster is gone for good, let the machine forget the UID that it keeps in its state directory"
+		"if the old cluster is gone for good, let the machine forget the UID that it keeps in its state directory (remove cluster.json there, and restart drydockd)"
 	record := v.cluster.rec
 	switch {
 	case v.cluster.err != nil:

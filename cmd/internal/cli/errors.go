@@ -99,9 +99,12 @@ func oneLine(text string) string {
 	return strings.Join(lines, "; ")
 }
 
-// clean drops control characters.
+// clean drops control characters, and makes one line of several.
 func clean(text string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r == '\n' {
+			return ' '
+		}
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return -1
 		}

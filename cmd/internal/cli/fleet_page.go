@@ -15,7 +15,7 @@ func (p page) lock(v rebootlock.View) {
 	p.cluster(v)
 	for _, g := range v.Groups {
 		fmt.Fprintln(p.w)
-		p.group(g)
+		p.group(v, g)
 		p.holders(g)
 		p.queue(g)
 	}
@@ -60,7 +60,7 @@ func (p page) frozen(f *rebootlock.Freeze) string {
 }
 
 // group is a group's numbers, and what holds it back.
-func (p page) group(g rebootlock.GroupView) {
+func (p page) group(v rebootlock.View, g rebootlock.GroupView) {
 	p.line("Group", "%s", g.Group)
 	if g.Rules == nil {
 		p.line("Permits", "none: the group has no rules (drydock lock apply writes them)")
@@ -77,17 +77,21 @@ func (p page) group(g rebootlock.GroupView) {
 		}
 	}
 	p.line("Members", "%d: %d present, %d absent", g.Members, g.Present, g.Absent)
-	p.failed(g)
+	p.failed(v, g)
 	p.blocked(g)
 }
 
 // failed is what went wrong, and what that stopped.
-func (p page) failed(g rebootlock.GroupView) {
+func (p page) failed(v rebootlock.View, g rebootlock.GroupView) {
+	names := map[string]string{}
+	for _, m := range v.Machines {
+		names[m.Machine] = m.Hostname
+	}
 	for _, s := range g.Stops {
 		p.line("Stopped", "%s after %d failed (drydock lock thaw lets it go on)", orElse(s.Release, "reboots that are no update"), s.Failures)
 	}
 	for _, f := range g.Failures {
-		p.line("Failed", "%s on %s: %s, %s%s", orElse(f.Release, "a reboot"), f.Machine, f.How, stamp(f.At), p.ago(f.At))
+		p.line("Failed", "%s on %s: %s, %s%s", orElse(f.Release, "a reboot"), orElse(names[f.Machine], f.Machine), f.How, stamp(f.At), p.ago(f.At))
 	}
 }
 
@@ -206,7 +210,7 @@ func (p page) fleet(v rebootlock.View) {
 	p.cluster(v)
 	for _, g := range v.Groups {
 		fmt.Fprintln(p.w)
-		p.group(g)
+		p.group(v, g)
 		p.rollout(g)
 		p.machines(g, slices.DeleteFunc(slices.Clone(v.Machines), func(m rebootlock.MachineView) bool { return m.Group != g.Group }))
 	}
