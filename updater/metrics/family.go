@@ -75,7 +75,7 @@ func clean(s string) string {
 // Reasons are the words that say why nothing is done, or granted: kinds of
 // updater.Reason. Any other is shown as "other", so that their number is bounded.
 var Reasons = []string{
-	"absent", "booking", "bus", "by-hand", "check", "clock", "clone", "cluster", "coordinator", "current", "disabled", "download-window", "drain",
+	"absent", "booking", "bus", "by-hand", "check", "clock", "clone", "cluster", "coordinator", "current", "damage", "disabled", "download-window", "drain",
 	"etcd", "failed", "flatcar", "fleetlock", "freeze", "full", "gpt", "group", "health", "hook", "http", "inhibitor", "keep-previous", "keys",
 	"lock", "logind", "member", "memory", "metrics", "notes", "operator", "overdue", "pause", "paused", "permit", "platform", "policy", "queued",
 	"reinstalled", "rejected", "retry", "rollback", "rules", "scheduler", "server", "session", "shadow", "staged", "stopped", "strategy", "stuck",
