@@ -107,10 +107,12 @@ func (d *draft) unchanged(p item[Permit]) string {
 
 func (d *draft) remove(key string) { d.txn.Then = append(d.txn.Then, Op{Key: key, Delete: true}) }
 
-// tell adds a journal entry.
+// tell adds a journal entry. Those of one transaction are in its order: they come
+// to be in one revision, and their keys, each a nanosecond later, tell which came
+// first.
 func (d *draft) tell(what, machine, release, why string) {
 	e := Entry{Version: version, At: d.now.UTC(), Group: d.g.name, Machine: machine, Who: "coordinator " + d.r.c.Machine, What: what, Why: why, Release: release}
-	d.txn.Then = append(d.txn.Then, Op{Key: d.r.book.keys.Entry(entryID(d.now)), Value: encode(e, nil)})
+	d.txn.Then = append(d.txn.Then, Op{Key: d.r.book.keys.Entry(entryID(d.now.Add(time.Duration(d.entries)))), Value: encode(e, nil)})
 	d.entries++
 }
 

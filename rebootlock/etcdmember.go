@@ -104,7 +104,7 @@ func (l LocalEtcd) Preflight(ctx context.Context) error {
 			return fmt.Errorf("not all other voters are well: %w", errors.Join(ill...))
 		}
 		if quorum := len(voters)/2 + 1; well < quorum {
-			return fmt.Errorf("the %d other voters are no quorum of %d: add a member", well, len(voters))
+			return fmt.Errorf("%s no quorum of %d: add a member", plural(well, "other voter is", "other voters are"), len(voters))
 		}
 		return nil
 	})

@@ -79,3 +79,34 @@ func TestZoneThatIsNotKnownIsSaidSo(t *testing.T) {
 		t.Errorf("%+v", why)
 	}
 }
+
+// TestJournalTellsTheEndBeforeTheNextGrant: both are booked in one transaction,
+// and a reader that saw the grant first would see two machines with one permit.
+func TestJournalTellsTheEndBeforeTheNextGrant(t *testing.T) {
+	y := newYard(t, Rules{Max: Max{Count: 1}})
+	y.join("", "a", "b")
+	const turns = 20 // an order by chance would not hold for so many
+	y.ask("a")
+	y.want("a")
+	holder, next := "a", "b"
+	for range turns {
+		y.ask(next)
+		y.end(holder, Updated)
+		y.want(next)
+		holder, next = next, holder
+	}
+	entries, err := Operator{Store: y.store, Keys: y.keys, Now: func() time.Time { return y.now }}.Journal(t.Context(), testGroup, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "granted" // newest first
+	for i, e := range entries {
+		if e.What != want {
+			t.Fatalf("entry %d, newest first, is %s of %s, want %s", i, e.What, e.Machine, want)
+		}
+		want = map[string]string{"granted": "updated", "updated": "granted"}[want]
+	}
+	if len(entries) != 2*turns+1 {
+		t.Errorf("%d entries", len(entries))
+	}
+}

@@ -87,13 +87,17 @@ func (g *Group) Acquire(ctx context.Context, i updater.Intent) (updater.Permit, 
 	return permits[s], nil
 }
 
-// Fence implements updater.RebootLock. Before the flags are set and before the
-// reboot, a member of etcd hands its leadership over, and the others must be
-// well: the fence itself comes last, right before what it guards.
+// Fence implements updater.RebootLock. Of a member of etcd, the others must be
+// well: it may have waited in the queue while one of them died, and no work is to
+// be moved for a reboot that will be refused. Before the flags are set and before
+// the reboot it hands its leadership over. The fence itself comes last, right
+// before what it guards.
 func (g *Group) Fence(ctx context.Context, phase string) error {
-	if g.Voter != nil && phase != updater.PhaseDraining {
-		if err := g.Voter.HandOver(ctx); err != nil {
-			return fmt.Errorf("hand etcd's leadership over: %w", err)
+	if g.Voter != nil {
+		if phase != updater.PhaseDraining {
+			if err := g.Voter.HandOver(ctx); err != nil {
+				return fmt.Errorf("hand etcd's leadership over: %w", err)
+			}
 		}
 		if err := g.Voter.Preflight(ctx); err != nil {
 			return err

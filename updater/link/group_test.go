@@ -139,8 +139,12 @@ func TestMemberOfEtcd(t *testing.T) {
 	}
 	v.preflight = nil
 	held(t, g)
-	v.calls = nil
-	if err := g.Fence(ctx, updater.PhaseDraining); err != nil || len(v.calls) > 0 {
+	v.preflight = errors.New("one died while this one waited")
+	if err := g.Fence(ctx, updater.PhaseDraining); !errors.Is(err, v.preflight) {
+		t.Errorf("drain with etcd not well: %v", err)
+	}
+	v.preflight, v.calls = nil, nil
+	if err := g.Fence(ctx, updater.PhaseDraining); err != nil || !slices.Equal(v.calls, []string{"preflight"}) {
 		t.Errorf("drain: %v, %v", err, v.calls)
 	}
 	for _, phase := range []string{updater.PhaseStaging, updater.PhaseRebooting} {
