@@ -214,7 +214,12 @@ func (v *verdict) group() {
 			plural(away, "member is", "members are"), one(away, "uses", "use"))
 	}
 	if away > 0 && away <= maxNamed {
-		text += ": " + few(slices.Sorted(maps.Keys(union(g.away, v.leaving))))
+		var names []string
+		for machine := range union(g.away, v.leaving) {
+			names = append(names, v.b.name(machine))
+		}
+		slices.Sort(names)
+		text += ": " + few(names)
 	}
 	v.blocked = append(v.blocked, Obstacle{Kind: kind, Text: text})
 }
