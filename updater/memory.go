@@ -292,12 +292,12 @@ func (m Memory) reconcileWish(o Observed) Memory {
 	switch {
 	case w == nil:
 	case w.Goal == OldRelease && o.Booted != w.Slot:
-		m.Wish, m.Written, m.Ending, m.Detail = nil, nil, EndUpdated, "rolled back from "+w.From+" on an operator's word: "+w.Reason
+		m.Wish, m.Written, m.Ending, m.Detail = nil, nil, EndUpdated, "rolled back from "+w.From+" on an operator's word: "+cmpOr(w.Reason, "no reason given")
 		if w.Damage {
 			m.Detail = "back from " + w.From + ": " + w.Reason
 		}
 		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
-		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, w.Reason)
+		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, cmpOr(w.Reason, "no reason given"))
 	case w.Goal == SameSlot && o.BootID != w.Boot:
 		m.Wish, m.Ending, m.Detail = nil, EndRebooted, w.Reason
 		m = m.log(o.Now, EventRebooting, o.Release, "rebooted: %s", w.Reason)

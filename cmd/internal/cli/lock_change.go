@@ -200,6 +200,9 @@ func (s *session) lockFreeze() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			return s.ofScope(c, f, func(of fleet, group string) error {
 				return s.alter(c, of, link.VerbFreeze, link.Change{Group: group, Reason: f.reason}, func(changed) string {
+					if group == "" {
+						return scope(group) + " is frozen: drydock lock thaw --cluster-wide ends it"
+					}
 					return scope(group) + " is frozen: drydock lock thaw ends it"
 				})
 			})
