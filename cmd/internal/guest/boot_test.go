@@ -70,7 +70,11 @@ func completed(t *testing.T, m *guest.Machine, versions ...string) {
 	t.Helper()
 	var heard []string
 	for _, seen := range m.Server.Updates.Seen() {
-		if seen.Event.Type == omaha.EventUpdateComplete && seen.Event.Result == omaha.ResultSuccessReboot {
+		e := seen.Event
+		// Each check comes with such an event; only the one after an update names
+		// the release before, and the very first one "0.0.0.0" (PROTOCOL.md, section 3).
+		before := e.PreviousVersion != nil && *e.PreviousVersion != "" && *e.PreviousVersion != "0.0.0.0"
+		if e.Type == omaha.EventUpdateComplete && e.Result == omaha.ResultSuccessReboot && before {
 			heard = append(heard, seen.Version)
 		}
 	}
