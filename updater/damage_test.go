@@ -81,6 +81,25 @@ func TestDamagedSlotWithoutAnotherStaysUntilTheNextRelease(t *testing.T) {
 	b.live(func(s updater.Status) bool { return s.Release == "1.1.0" && s.Permit == "none" && waiting(s) })
 }
 
+// Two slots that are both damaged do not send a machine to and fro.
+func TestDamagedSlotsAreLeftOnce(t *testing.T) {
+	b := onGood(t)
+	b.policy.Update.Enabled = false // nothing is written over either
+	b.machine.Damage[partition.A] = rot
+	b.live(func(s updater.Status) bool { return s.Booted == "A" && s.Permit == "none" && s.Step == updater.Wait })
+	u, stop := b.up()
+	b.until(u, func(s updater.Status) bool { return s.Step == updater.Wait && has(s.Reasons, "damage") })
+	b.never("goes back to a damaged slot", func() bool { return b.boot.Err() != nil || u.Status().Pending != "" })
+	if text := u.Status().Reasons[0].Text; !strings.Contains(text, "and so is slot B, which was left for it") {
+		t.Errorf("status says %q", text)
+	}
+	stop()
+	// The way forward is open: the release is written over the damage.
+	b.policy.Update.Enabled = true
+	b.machine.Damage[partition.B] = ""
+	b.live(func(s updater.Status) bool { return s.Release == "1.1.0" && s.Permit == "none" && waiting(s) && !has(s.Reasons, "damage") })
+}
+
 // A release on its trial is not marked good in a slot that is known to be damaged.
 func TestDamagedTrialLeadsBack(t *testing.T) {
 	b := ready(t)

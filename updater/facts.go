@@ -117,6 +117,8 @@ func (v *view) damage(o Observed, m Memory) {
 	case what == "" || o.onTrial():
 	case m.Wish != nil && m.Wish.Goal == OldRelease:
 		v.because("damage", time.Time{}, "slot %s with %s is damaged (%s): this machine goes back to the release in slot %s; what is offered then is written over the damage", o.Booted, o.Release, what, passive)
+	case m.Left != nil && m.Left.Slot == passive:
+		v.because("damage", time.Time{}, "slot %s with %s is damaged (%s), and so is slot %s, which was left for it (%s): this machine stays as long as it runs, and the next release mends it", o.Booted, o.Release, what, passive, m.Left.Reason)
 	default:
 		v.because("damage", time.Time{}, "slot %s with %s is damaged (%s), and slot %s holds no release that was good to go back to: this machine stays as long as it runs, and the next release mends it", o.Booted, o.Release, what, passive)
 	}

@@ -16,6 +16,7 @@ type Memory struct {
 	Aleph    string         `json:"aleph,omitempty"`
 	Written  *Written       `json:"written,omitempty"`
 	Former   *Former        `json:"former,omitempty"` // the release that was left
+	Left     *Left          `json:"left,omitempty"`   // the slot that was left because it is damaged, until it is written anew
 	Trial    *Trial         `json:"trial,omitempty"`
 	Wish     *Wish          `json:"wish,omitempty"`
 	Rejected []Rejection    `json:"rejected,omitempty"`
@@ -57,6 +58,14 @@ type Image struct {
 type Former struct {
 	Slot    partition.Slot `json:"slot"`
 	Version string         `json:"version"`
+}
+
+// Left names a slot that was left because it is damaged, and how. Its flags may
+// still say that it was good: there is no way back to it, or two damaged slots
+// would send a machine to and fro.
+type Left struct {
+	Slot   partition.Slot `json:"slot"`
+	Reason string         `json:"reason"`
 }
 
 // Poll is what the last check said about the next one.
@@ -295,6 +304,7 @@ func (m Memory) reconcileWish(o Observed) Memory {
 		m.Wish, m.Written, m.Ending, m.Detail = nil, nil, EndUpdated, "rolled back from "+w.From+" on an operator's word: "+cmpOr(w.Reason, "no reason given")
 		if w.Damage {
 			m.Detail = "back from " + w.From + ": " + w.Reason
+			m.Left = &Left{Slot: w.Slot, Reason: w.Reason}
 		}
 		m.Report = Report{Seen: m.Report.Seen, RolledBack: true}
 		m = m.log(o.Now, EventRolledBack, o.Release, "rolled back from %s: %s", w.From, cmpOr(w.Reason, "no reason given"))
@@ -322,7 +332,8 @@ func (m Memory) reconcileFile(o Observed) Memory {
 // was met, so the wish does, too. What is on its trial ends otherwise.
 func (m Memory) reconcileDamage(o Observed) Memory {
 	before := o.Flags[o.Booted.Other()]
-	switch whole, w := before.Successful && before.Bootable(), m.Wish; {
+	whole := before.Successful && before.Bootable() && (m.Left == nil || m.Left.Slot != o.Booted.Other())
+	switch w := m.Wish; {
 	case w != nil && w.Damage && !whole: // nothing is left to go back to, so what is offered may be written there
 		m.Wish = nil
 	case o.Damage == "" || o.onTrial() || !whole || w != nil && w.Goal == OldRelease:

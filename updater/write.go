@@ -163,7 +163,7 @@ func (w *writing) download(ctx context.Context, o Observed, keys payload.Keys) e
 // in the order in which a power cut does no harm.
 func (w *writing) clear(o Observed) error {
 	m := w.u.recall()
-	m.Written, m.Former = nil, nil
+	m.Written, m.Former, m.Left = nil, nil, nil
 	if err := w.u.remember(m); err != nil {
 		return err
 	}

@@ -52,9 +52,9 @@ func TrialState(o Options) error {
 // goodMark is an updater.Observer that makes a file once the boot flags say
 // that the booted slot is good. The trial guard and drydock-good.service wait
 // for it; it lives in /run, which is empty after every boot. It also takes away
-// the initrd's count of boots that did not come up (dist/lib/verity-guard), unless
-// the slot is known to be damaged: the initrd then leaves it at the next boot, in
-// case this one ends before drydockd could.
+// the initrd's count of boots that did not come up (dist/lib/verity-guard). From a
+// slot that is known to be damaged it leaves one: should this boot end before
+// drydockd left the slot in order, the next one reads it in full, and leaves it.
 type goodMark struct {
 	path  string
 	boots string
@@ -80,10 +80,11 @@ func (g *goodMark) Observe(e updater.Event) {
 		return
 	}
 	g.made = true
+	err := os.Remove(g.boots)
 	if slices.ContainsFunc(e.Status.Reasons, func(r updater.Reason) bool { return r.Kind == "damage" }) {
-		return
+		err = os.WriteFile(g.boots, []byte("1\n"), 0o600) // one that is torn counts the same
 	}
-	if err := os.Remove(g.boots); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		g.log.Error("the initrd cannot be told that this boot came up: where the root is verified, the next boot reads all of it first", "error", err)
 	}
 }
