@@ -318,6 +318,30 @@ func TestDependencies(t *testing.T) {
 
 // TestTheProgramsAreStatic: no interpreter, no libraries, no symbols, and the
 // version of the package.
+// executed are the programs that a unit names.
+var executed = regexp.MustCompile(`(?m)^Exec\w+=[-@:+!]*(\S+)`)
+
+// Found in a whole machine: drydockd was reloaded by /bin/kill, which is in no
+// package that every Debian has, so that no other policy could be put in force.
+func TestUnitsRunWhatEverySystemHas(t *testing.T) {
+	dir := unpacked(t)
+	units, err := filepath.Glob(filepath.Join(dir, "usr/lib/systemd/system/*.service"))
+	if err != nil || len(units) < 3 {
+		t.Fatalf("units %v: %v", units, err)
+	}
+	for _, unit := range units {
+		text, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range executed.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(dir, found[1])); err != nil && found[1] != "/bin/sh" {
+				t.Errorf("%s runs %s, which is neither in the package nor everywhere", filepath.Base(unit), found[1])
+			}
+		}
+	}
+}
+
 func TestTheProgramsAreStatic(t *testing.T) {
 	tree := unpacked(t)
 	for _, name := range names {
