@@ -39,6 +39,7 @@ const patience = 60 * time.Second
 // which the policy file says.
 type host struct {
 	t        *testing.T
+	name     string // for people
 	dir      string
 	boot     string // stands for the mounted boot partition
 	binary   string
@@ -59,6 +60,9 @@ type host struct {
 	first    string // when the daemon checks by itself
 	reboot   string // further lines of [reboot]
 	more     string // tables of the policy beside those that every test has
+
+	amend   func(policy string) string                     // the policy as it is written; nil: as it is
+	command func(program string, args ...string) *exec.Cmd // how the daemon is run; nil: as it is
 }
 
 const slotSize = 8 << 20
@@ -114,6 +118,9 @@ var buildDaemon = func() func(t *testing.T) string {
 }()
 
 func TestMain(m *testing.M) {
+	if budget := os.Getenv("DRYDOCKD_BUDGET"); budget != "" {
+		os.Exit(runScheduled(budget))
+	}
 	var err error
 	if programs, err = os.MkdirTemp("", "drydockd-test-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -224,7 +231,7 @@ func (h *host) whole(d *partition.Disk, s partition.Slot) string {
 }
 
 func (h *host) policy(booted partition.Slot) string {
-	return h.write("drydock.toml", fmt.Sprintf(`
+	text := fmt.Sprintf(`
 state = %q
 [server]
 url = "%s/v1/update/"
@@ -249,14 +256,22 @@ disk = %q
 booted = %q
 boot_directory = %q
 %s`, filepath.Join(h.dir, "state"), h.server.URL, filepath.Join(h.dir, "key.pem"), h.first, filepath.Join(h.dir, "packages"),
-		h.strategy, h.reboot, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.more))
+		h.strategy, h.reboot, filepath.Join(h.dir, "health.d"), h.disk, booted, h.boot, h.more)
+	if h.amend != nil {
+		text = h.amend(text)
+	}
+	return h.write("drydock.toml", text)
 }
 
 // start runs drydockd.
 func (h *host) start() {
 	h.t.Helper()
 	h.output = new(bytes.Buffer)
-	h.daemon = exec.Command(h.binary, "-config", filepath.Join(h.dir, "drydock.toml"), "-root", filepath.Join(h.dir, "root"), "-bus", h.address)
+	run := exec.Command
+	if h.command != nil {
+		run = h.command
+	}
+	h.daemon = run(h.binary, "-config", filepath.Join(h.dir, "drydock.toml"), "-root", filepath.Join(h.dir, "root"), "-bus", h.address)
 	h.daemon.Stderr = h.output
 	if err := h.daemon.Start(); err != nil {
 		h.t.Fatal(err)
