@@ -373,7 +373,7 @@ func (m *Machine) keep() {
 	dir := filepath.Join(root, strings.ReplaceAll(m.t.Name(), "/", "_"), m.Name)
 	out, err := shell(`rm -rf "$1"; mkdir -p "$1/journal"; cp "$2/console" "$1/" || true
 		debugfs -R "rdump /var/log/journal $1/journal" "$2/disk.img?offset=$3" >/dev/null 2>&1 || true
-		journalctl -D "$1/journal" -o short-monotonic --no-pager > "$1/journal.txt" 2>/dev/null || true
+		journalctl -D "$1/journal/journal" -o short-monotonic --no-pager > "$1/journal.txt" 2>/dev/null || true
 		tail -n 25 "$1/console" || true; echo "--- journal"; tail -n 60 "$1/journal.txt" || true`, dir, m.Dir, fmt.Sprint(offset("DATA")))
 	if err != nil {
 		out += err.Error()
