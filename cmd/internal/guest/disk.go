@@ -92,7 +92,7 @@ func (l *Lab) makeDisk(path string, s Spec) error {
 	case SystemdBoot:
 		parts["EFI-SYSTEM"] = func(tmp string) (string, error) { return l.espPartition(tmp, s) }
 	case GRUB:
-		parts["BOOT"] = func(tmp string) (string, error) { return l.bootPartition(tmp) }
+		parts["BOOT"] = func(tmp string) (string, error) { return l.bootPartition(tmp, s) }
 		if err := l.installGRUB(path, tmp); err != nil {
 			return err
 		}
@@ -125,7 +125,7 @@ func (l *Lab) dataPartition(tmp string, s Spec) (string, error) {
 		cp -a "$2"/var/. "$1"/var/; openssl pkey -in "$3" -pubout -out "$1"/etc/drydock/keys/release.pem`, dir, tree, l.key()); err != nil {
 		return "", err
 	}
-	boot := "LABEL=BOOT /boot ext4 defaults 0 2\n"
+	boot := "PARTLABEL=BOOT /boot ext4 defaults 0 2\n"
 	if s.Release.Release.Loader == SystemdBoot {
 		boot = "PARTLABEL=EFI-SYSTEM /boot vfat umask=0077 0 2\n"
 	}
@@ -192,9 +192,12 @@ set timeout=0
 `
 
 // bootPartition holds GRUB's configuration, our fragment and its block.
-func (l *Lab) bootPartition(tmp string) (string, error) {
-	dir := filepath.Join(tmp, "boot")
-	if err := writeFiles(dir, map[string]string{"grub/grub.cfg": grubConf}); err != nil {
+func (l *Lab) bootPartition(tmp string, s Spec) (string, error) {
+	dir, conf := filepath.Join(tmp, "boot"), grubConf
+	if s.Release.Release.Verity {
+		conf = strings.Replace(conf, "/boot/drydock-slot.cfg", fmt.Sprintf("%d+8", behind/512), 1)
+	}
+	if err := writeFiles(dir, map[string]string{"grub/grub.cfg": conf}); err != nil {
 		return "", err
 	}
 	if _, err := shell(`mkdir -p "$1/drydock"; cp "$2" "$1/drydock/drydock.cfg"`, dir, filepath.Join(l.Module, "dist/grub/drydock.cfg")); err != nil {

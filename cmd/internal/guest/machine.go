@@ -35,7 +35,10 @@ type Spec struct {
 	Server *Server // of updates; nil: one of its own
 	// Ports are the host's on loopback that lead to TCP ports of the guest, by the
 	// guest's; see FreePort. Other guests reach them at the host's address.
-	Ports   map[int]int
+	Ports map[int]int
+	// AtBoot is called before each boot, with the machine off. It may read and change
+	// the disk, and ask nothing else of the machine.
+	AtBoot  func(*Machine)
 	Options []string // more of QEMU
 	CPUs    int      // 1 unless told otherwise
 	Record  bool     // what is written to the disk is recorded; see Recordings
@@ -233,6 +236,9 @@ func (m *Machine) note(format string, args ...any) {
 
 // boot starts QEMU once. m.mu is held.
 func (m *Machine) boot() error {
+	if m.AtBoot != nil {
+		m.AtBoot(m)
+	}
 	args := []string{"-name", m.Name, "-machine", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-m", "768",
 		"-smp", fmt.Sprint(m.CPUs), "-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "file,id=console,append=on,path=" + filepath.Join(m.Dir, "console"), "-serial", "chardev:console",
@@ -319,7 +325,20 @@ func (m *Machine) firmware() ([]string, error) {
 			return nil, err
 		}
 	}
-	return []string{"-kernel", kernel, "-initrd", initrd, "-append", commandLine + " root=PARTLABEL=" + label + " drydock.slot=" + slot.String() + " " + m.Release.Release.Options}, nil
+	flags, err := partition.GPTPrio{Disk: disk, Layout: Layout()}.Table()
+	if err != nil {
+		return nil, err
+	}
+	own, err := ownOptions(part)
+	if err != nil {
+		return nil, err
+	}
+	trial := 1
+	if flags[slot].Successful {
+		trial = 0
+	}
+	words := fmt.Sprintf("%s root=PARTLABEL=%s drydock.slot=%s drydock.trial=%d %s %s", commandLine, label, slot, trial, m.Release.Release.Options, own)
+	return []string{"-kernel", kernel, "-initrd", initrd, "-append", words}, nil
 }
 
 // Flags reads the GPT's flags of a machine that is off.

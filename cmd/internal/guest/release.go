@@ -53,6 +53,7 @@ type Image struct {
 	Kernel  string // the UKI; "" where the kernel lies in the slot
 	Payload string // the signed payload
 	Hash    string // dm-verity's root hash, or ""
+	Tree    int64  // where the hash tree begins in the slot, in bytes
 }
 
 // Image builds a release, or takes it from the cache.
@@ -65,7 +66,7 @@ func (l *Lab) Image(r Release) (Image, error) {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, r.NoPackage, commandLine, assemble, uki, l.key())
+	recipe := fmt.Sprint(l.base, r.Version, r.Loader, r.Options, r.Verity, r.Deb, r.NoPackage, commandLine, assemble, guarded, slotOptions, uki, l.key())
 	for _, n := range names {
 		recipe += n + "\x00" + r.Files[n] + "\x00"
 	}
@@ -77,11 +78,15 @@ func (l *Lab) Image(r Release) (Image, error) {
 	if r.Loader == SystemdBoot {
 		img.Kernel = filepath.Join(dir, "uki.efi")
 	}
-	hash, err := os.ReadFile(filepath.Join(dir, "roothash"))
-	if err != nil && !os.IsNotExist(err) {
-		return Image{}, err
+	if r.Verity {
+		options, err := os.ReadFile(filepath.Join(dir, "verity"))
+		if err != nil {
+			return Image{}, err
+		}
+		if _, err := fmt.Sscanf(string(options), verityOptions, &img.Hash, &img.Tree); err != nil {
+			return Image{}, fmt.Errorf("read verity options %q: %w", options, err)
+		}
 	}
-	img.Hash = strings.TrimSpace(string(hash))
 	return img, nil
 }
 
@@ -130,6 +135,11 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	if err := writeFiles(tree, r.Files); err != nil {
 		return err
 	}
+	if r.Verity {
+		if _, err := shell(guarded, tree); err != nil {
+			return err
+		}
+	}
 	options := commandLine + " " + r.Options
 	root := filepath.Join(dir, "root.img")
 	// GRUB 2.06 reads no zstd.
@@ -144,18 +154,14 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 		return err
 	}
 	if r.Verity {
-		info, err := os.Stat(root)
+		told, err := seal(root, r.Loader)
 		if err != nil {
 			return err
 		}
-		hash, err := verity(root, info.Size())
-		if err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "verity"), []byte(told), 0o644); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "roothash"), []byte(hash), 0o644); err != nil {
-			return err
-		}
-		options += fmt.Sprintf(" roothash=%s hashoffset=%d", hash, info.Size())
+		options += " " + told
 	}
 	args := []string{"payload", "create", "--key", l.key(), "--version", r.Version, "--image", root, "--out", filepath.Join(dir, "payload")}
 	if err := os.WriteFile(filepath.Join(dir, "cmdline"), []byte(options), 0o644); err != nil {
@@ -170,22 +176,6 @@ func (l *Lab) makeRelease(dir string, r Release, names []string) error {
 	}
 	_, err = run(l.tools.drydock, args...)
 	return err
-}
-
-// verity appends the hash tree to a file system of so many bytes, and returns
-// the root hash.
-func verity(root string, size int64) (string, error) {
-	out, err := run("veritysetup", "format", root, root, fmt.Sprintf("--hash-offset=%d", size), fmt.Sprintf("--data-blocks=%d", size/4096),
-		"--data-block-size=4096", "--salt=00", "--uuid=6f1d0c0e-0000-4000-8000-000000000000")
-	if err != nil {
-		return "", err
-	}
-	for line := range strings.Lines(out) {
-		if hash, ok := strings.CutPrefix(line, "Root hash:"); ok {
-			return strings.TrimSpace(hash), nil
-		}
-	}
-	return "", fmt.Errorf("veritysetup format: no root hash in %q", out)
 }
 
 // uki makes a unified kernel image out of the tree's kernel and initrd, as
