@@ -88,3 +88,28 @@ func policyKeys(of reflect.Type, before string) map[string]bool {
 	}
 	return keys
 }
+
+// TestRunbookNamesCommandsThatAre parses each command that dist/runbook.md names
+// in its text. Those of its transcripts are run, by the daemon's tests.
+func TestRunbookNamesCommandsThatAre(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(real.Module(t), "dist", "runbook.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	prose := regexp.MustCompile("(?s)```.*?```").ReplaceAllString(string(text), "")
+	n := 0
+	for _, span := range regexp.MustCompile("`drydock ([^`]+)`").FindAllStringSubmatch(prose, -1) {
+		words := strings.Fields(strings.ReplaceAll(span[1], "--reason …", "--reason why"))
+		switch strings.Join(words, " ") {
+		case "retry": // the word alone, as a verb
+			continue
+		case "lock take-away", "lock set-max", "pause": // without what they need
+			words = append(words, "--help")
+		}
+		n++
+		checkCommand(t, words)
+	}
+	if n < 20 {
+		t.Errorf("only %d commands were found", n)
+	}
+}

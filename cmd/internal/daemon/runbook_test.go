@@ -199,7 +199,7 @@ func TestRunbookFullBoot(t *testing.T) {
 // TestRunbookStuckDrain: what runs on web-1 does not leave it, until there is
 // room elsewhere; and the next time until it need not.
 func TestRunbookStuckDrain(t *testing.T) {
-	d := newDrill(t, "stuck-drain", setUp{hosts: 2, budget: "budget", lines: "retry_pause = \"20s\"\n", tables: func(p string) string {
+	d := newDrill(t, "stuck-drain", setUp{hosts: 2, budget: "budget", tables: func(p string) string {
 		return later(p) + "[drain]\ntimeout = \"4s\"\n"
 	}})
 	d.started()
@@ -208,8 +208,8 @@ func TestRunbookStuckDrain(t *testing.T) {
 	d.upgrade("1.1.0", "web-1")
 	d.play(1)
 	os.Remove(budget)
-	d.settled("1.1.0", one)
 	d.play(1)
+	d.settled("1.1.0", one)
 	one.write("budget", "db-0 may not be evicted: its disruption budget allows no pod to go")
 	d.upgrade("1.2.0", "web-1")
 	d.until("it tried", func() bool { return one.status().LastError != "" })

@@ -75,7 +75,7 @@ func (b *budgeted) Drain(ctx context.Context) error {
 // they are not. No clock of a machine can be set for one process alone, so it is
 // the coordinator's that differs: the machines cannot tell.
 func TestRunbookClockWrong(t *testing.T) {
-	d := newDrill(t, "clock-wrong", setUp{hosts: 2, lines: "retry_pause = \"5s\"\n", tables: func(p string) string {
+	d := newDrill(t, "clock-wrong", setUp{hosts: 2, tables: func(p string) string {
 		return later(strings.Replace(p, "[cluster]\n", "[cluster]\ncoordinate = false\n", 1))
 	}})
 	var off atomic.Int64
@@ -93,6 +93,6 @@ func TestRunbookClockWrong(t *testing.T) {
 		t.Errorf("it rebooted by a clock that is wrong")
 	}
 	off.Store(0)
-	d.settled("1.1.0", d.host("web-1"))
 	d.play(1)
+	d.settled("1.1.0", d.host("web-1"))
 }
