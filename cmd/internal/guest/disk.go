@@ -3,7 +3,6 @@ package guest
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -240,25 +239,5 @@ func (l *Lab) installGRUB(disk, tmp string) error {
 		return err
 	}
 	_, err = f.WriteAt(data, offset("BIOS-BOOT"))
-	return err
-}
-
-// readPartition copies a partition out of a disk.
-func readPartition(disk, label, to string) error {
-	in, err := os.Open(disk)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	for _, p := range layout {
-		if p.label == label {
-			_, err = io.Copy(out, io.NewSectionReader(in, offset(label), p.size))
-		}
-	}
 	return err
 }
