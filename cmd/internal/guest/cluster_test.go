@@ -83,8 +83,9 @@ func (y *yard) allRun(v rebootlock.View, version string) bool {
 	})
 }
 
-// operator runs a command of an operator, on a laptop.
-func (y *yard) operator(args ...string) {
+// operator runs a command of an operator, on a laptop, and returns what it
+// printed.
+func (y *yard) operator(args ...string) string {
 	y.t.Helper()
 	v := y.view()
 	endpoints := []string{}
@@ -95,6 +96,7 @@ func (y *yard) operator(args ...string) {
 	}
 	out := y.lab.Drydock(y.t, append(args, "--cluster", "yard", "--endpoints", strings.Join(endpoints, ","))...)
 	y.note("drydock %s: %s", strings.Join(args, " "), out)
+	return out
 }
 
 // rules are the group's, from now on.
@@ -254,6 +256,9 @@ func (y *yard) lose(names []string) {
 	})
 	y.says(next, "release "+version+" stopped after 1 failed reboot", "1 of 1 permits are held by "+dead+" (rebooting)")
 	y.until(3*time.Minute, dead+" is away", y.away(dead))
+	if why := y.operator("fleet", "explain", dead); !strings.Contains(why, "it is not there: it was last heard of at") || !strings.Contains(why, "it holds a permit in phase rebooting since") {
+		y.t.Errorf("nobody is told why %s does not update: %s", dead, why)
+	}
 	y.refuses(names[0], "drydock lock take-away "+dead+" --reason 'board is dead'", "has not been seen since, so it may be down: look at the machine, and use force")
 	y.mu.Lock()
 	y.taken = dead
