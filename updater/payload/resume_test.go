@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // countingSource counts the bytes that are read from it.
@@ -29,13 +30,53 @@ func (s *countingSource) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// A pausedSource stops at half of its bytes until kept is closed: checkpoints are
+// kept beside the work, and a busy machine may do all of that first.
+type pausedSource struct {
+	Source
+	half int64
+	kept <-chan struct{}
+}
+
+func (s pausedSource) Open(ctx context.Context, offset int64) (io.ReadCloser, error) {
+	r, err := s.Source.Open(ctx, offset)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(io.MultiReader(io.LimitReader(r, s.half), pause(s.kept), r)), nil
+}
+
+// A pause is a reader of nothing, whose end comes when the channel is closed.
+type pause <-chan struct{}
+
+func (p pause) Read([]byte) (int, error) {
+	select {
+	case <-p:
+	case <-time.After(time.Minute): // the test says then what is missing
+	}
+	return 0, io.EOF
+}
+
 // checkpoints applies src once and returns what it could have gone on from,
 // with what the device held for sure at each.
 func checkpoints(t *testing.T, src Source, keys Keys, size int, o Options) (marks [][]byte, durable [][]byte) {
 	t.Helper()
 	root := &durableMemory{memory: memory{b: make([]byte, size)}}
+	kept := make(chan struct{})
+	whole, err := src.Open(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	length, err := io.Copy(io.Discard, whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src = pausedSource{src, length / 2, kept}
 	o.CheckpointBytes = 1
 	o.Checkpoint = func(raw []byte) error {
+		if len(marks) == 0 {
+			close(kept)
+		}
 		if len(raw) >= 4<<10 {
 			t.Errorf("checkpoint of %d bytes", len(raw))
 		}
