@@ -97,7 +97,9 @@ func TestDamagedSlotsAreLeftOnce(t *testing.T) {
 	// The way forward is open: the release is written over the damage.
 	b.policy.Update.Enabled = true
 	b.machine.Damage[partition.B] = ""
-	b.live(func(s updater.Status) bool { return s.Release == "1.1.0" && s.Permit == "none" && waiting(s) && !has(s.Reasons, "damage") })
+	b.live(func(s updater.Status) bool {
+		return s.Release == "1.1.0" && s.Permit == "none" && waiting(s) && !has(s.Reasons, "damage")
+	})
 }
 
 // A release on its trial is not marked good in a slot that is known to be damaged.

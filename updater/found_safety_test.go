@@ -398,6 +398,8 @@ func TestOperatorJudgesWhileHealthIsLookedAt(t *testing.T) {
 			b.until(u, func(s updater.Status) bool { return !s.OnTrial && s.Permit == "none" })
 		}
 		stop()
-		b.live(func(s updater.Status) bool { return s.Release == want && !s.OnTrial && waiting(s) && s.Permit == "none" })
+		b.live(func(s updater.Status) bool {
+			return s.Release == want && !s.OnTrial && waiting(s) && s.Permit == "none"
+		})
 	}
 }

@@ -40,7 +40,7 @@ var phases = []struct {
 	phase
 	lasts time.Duration
 }{
-	{writing, 0}, {written, 12 * time.Second}, {staging, 40 * time.Millisecond}, {leaving, 8 * time.Second},
+	{writing, 0}, {written, 8 * time.Second}, {staging, 40 * time.Millisecond}, {leaving, 8 * time.Second},
 	{trial, 20 * time.Second}, {judging, 8 * time.Second}, {marking, 40 * time.Millisecond},
 }
 
