@@ -252,6 +252,9 @@ func (g guard) reboots() bool {
 	if err != nil {
 		g.t.Fatalf("%v: %s", err, &said)
 	}
+	if complaint := regexp.MustCompile(`(?m)^.*trial-guard: .*`).Find(said.Bytes()); complaint != nil {
+		g.t.Errorf("the shell complains: %s", complaint) // on a console that a person reads to learn what happened
+	}
 	switch string(out) {
 	case "reboot\n":
 		return true
