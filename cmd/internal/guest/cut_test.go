@@ -44,12 +44,13 @@ var phases = []struct {
 	{trial, 20 * time.Second}, {judging, 8 * time.Second}, {marking, 8 * time.Millisecond},
 }
 
-// rounds are the cuts of one update, in turn. A cut while the flags are written
-// leaves the system with them or without, so the reboot has a round of its own.
+// rounds are the cuts of one update, in turn. While the firmware has tries left, a
+// trial is cut again and again; without, the old release boots and begins it anew.
+// A cut while flags are written leaves the system with them or without, so the
+// reboot has a round of its own.
 var rounds = [][]phase{
-	{writing, written, staging, trial, judging, marking},
-	{writing, leaving, trial, judging, marking},
-	{writing, writing, written, staging, trial, marking},
+	{writing, writing, written, staging, trial, trial, judging, trial, judging, trial, judging, marking},
+	{writing, writing, written, leaving, trial, trial, judging, marking},
 }
 
 const (
@@ -80,9 +81,9 @@ type victim struct {
 // end on the new one.
 func TestPowerCuts(t *testing.T) {
 	guest.Open(t)
-	machines := []victim{{guest.Modelled, 1, 9}, {guest.Modelled, 3, 11}}
+	machines := []victim{{guest.Modelled, 15, 12}, {guest.Modelled, 2, 8}}
 	if guest.Full() {
-		machines = slices.Repeat([]victim{{guest.Modelled, 1, 17}, {guest.Modelled, 3, 17}, {guest.SystemdBoot, 1, 17}, {guest.GRUB, 3, 17}}, 3)
+		machines = slices.Repeat([]victim{{guest.Modelled, 15, 17}, {guest.Modelled, 1, 17}, {guest.SystemdBoot, 4, 17}, {guest.GRUB, 2, 17}}, 3)
 	}
 	seed := cutSeed(t)
 	t.Cleanup(func() { t.Log("\n" + outcomeTable()) })
@@ -142,7 +143,7 @@ type cutter struct {
 func newCutter(t *testing.T, v victim, random *rand.Rand) *cutter {
 	l := guest.Open(t)
 	c := &cutter{t: t, random: random, slot: partition.B}
-	for i := range 2 + v.cuts/4 { // a round has five cuts, or more
+	for i := range 3 + v.cuts/8 { // a round has eight cuts, or more; some may be missed
 		c.images = append(c.images, image(t, l, guest.Release{Version: fmt.Sprintf("1.0.%d", i), Loader: v.loader}))
 	}
 	c.known = releasesOf(t, c.images...)
