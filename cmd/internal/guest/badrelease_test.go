@@ -164,7 +164,7 @@ func TestReleaseWhoseKernelPanics(t *testing.T) {
 			if b.Loader == guest.GRUB && !guest.Full() {
 				t.Skip("DRYDOCK_BOOT=full runs it")
 			}
-			l.Processors(t, 1)
+			l.Processor(t)
 			m := l.Machine(t, guest.Spec{Name: "edge", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: b.Loader}), Policy: once})
 			m.PowerOn()
 			m.Settled(5*time.Minute, "1.0.0")
@@ -186,7 +186,7 @@ func TestReleasesThatFail(t *testing.T) {
 	t.Parallel()
 	l := guest.Open(t)
 	group := startGroup(t)
-	l.Processors(t, 1)
+	l.Processor(t)
 	good := image(t, l, guest.Release{Version: "1.0.0", Loader: guest.Modelled})
 
 	db := l.Machine(t, guest.Spec{Name: "db", Release: good, Policy: once})
@@ -238,7 +238,7 @@ func TestReleasesThatFailSlowly(t *testing.T) {
 	if !guest.Full() {
 		t.Skip("DRYDOCK_BOOT=full runs it")
 	}
-	l.Processors(t, 1)
+	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "db", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: guest.Modelled}), Policy: once})
 	m.PowerOn()
 	m.Settled(5*time.Minute, "1.0.0")

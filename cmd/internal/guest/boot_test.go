@@ -37,7 +37,7 @@ func TestUpdates(t *testing.T) {
 			if loader == guest.Modelled && !guest.Full() {
 				t.Skip("the other tests update with it; DRYDOCK_BOOT=full runs it")
 			}
-			l.Processors(t, 1)
+			l.Processor(t)
 			m := l.Machine(t, guest.Spec{Name: "web", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: loader})})
 			m.PowerOn()
 			m.Settled(10*time.Minute, "1.0.0")

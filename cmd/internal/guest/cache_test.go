@@ -81,7 +81,7 @@ func recordUpdate(t *testing.T, loader guest.Loader, random *rand.Rand) *drive {
 	d.old = image(t, l, guest.Release{Version: "1.0.0", Loader: loader})
 	d.new = image(t, l, guest.Release{Version: "1.0.1", Loader: loader})
 	d.known = releasesOf(t, d.old, d.new)
-	l.Processors(t, 1)
+	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "drive", Release: d.old, Record: true, Policy: cutPolicy(1)})
 	secondSlot(t, m)
 	d.server = m.Server

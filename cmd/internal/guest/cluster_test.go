@@ -211,7 +211,7 @@ func (y *yard) journal() (all []string) {
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	l := guest.Open(t)
-	l.Processors(t, 1) // idle machines cost little, and one at a time is what is tested
+	l.Processor(t) // idle machines cost little, and one at a time is what is tested
 	names := []string{"web-1", "web-2", "web-3"}
 	y := newYard(t, l, names...)
 

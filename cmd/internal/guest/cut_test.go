@@ -147,7 +147,7 @@ func newCutter(t *testing.T, v victim, random *rand.Rand) *cutter {
 		c.images = append(c.images, image(t, l, guest.Release{Version: fmt.Sprintf("1.0.%d", i), Loader: v.loader}))
 	}
 	c.known = releasesOf(t, c.images...)
-	l.Processors(t, 1)
+	l.Processor(t)
 	c.Machine = l.Machine(t, guest.Spec{Name: "cut", Release: c.images[0], Policy: cutPolicy(v.tries)})
 	secondSlot(t, c.Machine)
 	c.watch = flagPlaces(t, c.Disk, v.loader)[0]

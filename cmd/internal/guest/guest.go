@@ -77,13 +77,13 @@ func Open(t testing.TB) *Lab {
 	return lab
 }
 
-// Processors takes n of the host's for the rest of the test, waiting for other
-// tests, and other processes, to give them back. An emulated machine takes one
-// for itself; more at once than there are would run into the guests' own time
-// limits. A test takes them once, before its first machine.
-func (l *Lab) Processors(t testing.TB, n int) {
+// Processor takes one of the host's for the rest of the test, waiting for other
+// tests, and other processes, to give one back. An emulated machine takes one
+// for itself while it boots or writes; many more at once than there are would run
+// into the guests' own time limits. There is one more than the host has, because
+// machines also wait. A test takes it before its first machine.
+func (l *Lab) Processor(t testing.TB) {
 	t.Helper()
-	n = min(n, runtime.NumCPU())
 	queue, err := os.OpenFile(filepath.Join(l.Dir, "queue.lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -92,8 +92,8 @@ func (l *Lab) Processors(t testing.TB, n int) {
 	if err := syscall.Flock(int(queue.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	for taken := 0; taken < n; time.Sleep(200 * time.Millisecond) {
-		for i := 0; i < runtime.NumCPU() && taken < n; i++ {
+	for ; ; time.Sleep(200 * time.Millisecond) {
+		for i := range runtime.NumCPU() + 1 {
 			f, err := os.OpenFile(filepath.Join(l.Dir, fmt.Sprintf("processor-%d.lock", i)), os.O_CREATE|os.O_RDWR, 0o644)
 			if err != nil {
 				t.Fatal(err)
@@ -102,8 +102,8 @@ func (l *Lab) Processors(t testing.TB, n int) {
 				f.Close()
 				continue
 			}
-			taken++
 			t.Cleanup(func() { f.Close() })
+			return
 		}
 	}
 }

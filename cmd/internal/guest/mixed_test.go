@@ -29,7 +29,7 @@ func TestMixedFleet(t *testing.T) {
 		images["former"] = append(images["former"], image(t, l, guest.Release{Version: version, Loader: guest.Modelled, Deb: deb}))
 	}
 	f := fleet{harbour: openHarbour(t, l)}
-	l.Processors(t, 2)
+	l.Processor(t)
 	machine := func(name, coordinate string) host {
 		m := l.Machine(t, guest.Spec{Name: name, Release: images[name][0], Files: tmp,
 			Policy: f.policy(map[string]string{"cluster.coordinate": coordinate})})

@@ -137,7 +137,7 @@ func TestPackages(t *testing.T) {
 	for name, content := range manager(t) {
 		files[name] = content
 	}
-	l.Processors(t, 1)
+	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Policy: map[string]string{"reboot.strategy": `"off"`}, Files: files})
 	m.PowerOn()
 	m.Settled(5*time.Minute, "1.0.0")
@@ -261,7 +261,7 @@ func TestSystemExtension(t *testing.T) {
 		}})
 	}
 	old, fresh := release("1.0.0"), release("1.0.1")
-	l.Processors(t, 1)
+	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Files: map[string]string{"etc/extensions/drydock.raw": guest.Put(t, l.Packages().Extension)}})
 	m.PowerOn()
 	m.Settled(5*time.Minute, "1.0.0")

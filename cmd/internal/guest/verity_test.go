@@ -84,7 +84,7 @@ func waitWritten(m *guest.Machine, version string) {
 func TestVerityPassiveSlot(t *testing.T) {
 	t.Parallel()
 	l := guest.Open(t)
-	l.Processors(t, 1)
+	l.Processor(t)
 	first, second := rotting(t, l, guest.Modelled, "1.0.0"), rotting(t, l, guest.Modelled, "1.0.1")
 	m := l.Machine(t, guest.Spec{Name: "web", Release: first, Policy: map[string]string{"reboot.strategy": `"off"`}})
 	m.PowerOn()
@@ -125,7 +125,7 @@ func TestVerityPassiveSlot(t *testing.T) {
 func TestVerityDamage(t *testing.T) {
 	t.Parallel()
 	l := guest.Open(t)
-	l.Processors(t, 1)
+	l.Processor(t)
 	first, second := rotting(t, l, guest.Modelled, "1.0.0"), rotting(t, l, guest.Modelled, "1.0.1")
 	m := l.Machine(t, guest.Spec{Name: "web", Release: first, Policy: map[string]string{"trial.firmware_tries": "2"}})
 	tried, at := false, spot(t, second, needed)
@@ -243,7 +243,7 @@ func TestVerityLoaders(t *testing.T) {
 			if loader == guest.GRUB && !guest.Full() {
 				t.Skip("DRYDOCK_BOOT=full runs it")
 			}
-			l.Processors(t, 1)
+			l.Processor(t)
 			first, second := rotting(t, l, loader, "1.0.0"), rotting(t, l, loader, "1.0.1")
 			m := l.Machine(t, guest.Spec{Name: "web", Release: first, Policy: map[string]string{"reboot.strategy": `"off"`}})
 			m.PowerOn()
