@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,18 +187,61 @@ func openFlags(path string, loader guest.Loader) (flags, error) {
 // extract copies what the loader reads into a directory: of the EFI system
 // partition, or of an ext4 whose journal nobody has replayed.
 func extract(disk, dir string, loader guest.Loader) (partition.BootDir, error) {
-	label, script := "EFI-SYSTEM", `mcopy -s -n -Q -i "$1@@$2" ::EFI ::loader "$3"`
+	label, copied := "EFI-SYSTEM", copyESP
 	if loader == guest.GRUB {
-		label, script = "BOOT", `debugfs -R "rdump /drydock $3" "$1?offset=$2" >&2`
+		label, copied = "BOOT", copyBoot
 	}
 	p, err := placeOf(disk, label)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = copied(disk, p.at, dir)
 	}
-	if out, err := exec.Command("bash", "-euc", script, "-", disk, fmt.Sprint(p.at), dir).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("read %s: %w: %s", label, err, out)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", label, err)
 	}
 	return partition.OpenPlainDir(dir)
+}
+
+func copyBoot(disk string, at int64, dir string) error {
+	return program("debugfs", "-R", "rdump /drydock "+dir, fmt.Sprintf("%s?offset=%d", disk, at))
+}
+
+// copyESP copies file by file. A kernel that was being written when the power
+// failed may have lost a part of its chain of clusters until fsck mends it. That
+// is nothing to the firmware, which looks at kernels that were given their names
+// only; one of those must be whole.
+func copyESP(disk string, at int64, dir string) error {
+	image := fmt.Sprintf("%s@@%d", disk, at)
+	list, err := exec.Command("mdir", "-b", "-/", "-i", image, "::").Output()
+	if err != nil {
+		return fmt.Errorf("mdir: %w", err)
+	}
+	for name := range strings.Lines(string(list)) {
+		name = strings.TrimPrefix(strings.TrimSpace(name), "::/")
+		to := filepath.Join(dir, filepath.FromSlash(name))
+		if strings.HasSuffix(name, "/") || name == "" {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := program("mcopy", "-n", "-Q", "-i", image, "::"+name, to); err == nil {
+			continue
+		} else if !strings.HasPrefix(name, "EFI/drydock/") {
+			return err
+		}
+		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// program runs a program; an error has all that it printed.
+func program(name string, args ...string) error {
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, out)
+	}
+	return nil
 }
 
 // flagPlaces is where on a disk flags are, first where it is seen first that they
