@@ -79,9 +79,9 @@ func Open(t testing.TB) *Lab {
 
 // Processor takes one of the host's for the rest of the test, waiting for other
 // tests, and other processes, to give one back. An emulated machine takes one
-// for itself while it boots or writes; many more at once than there are would run
-// into the guests' own time limits. There is one more than the host has, because
-// machines also wait. A test takes it before its first machine.
+// for itself while it boots or writes; more at once than there are slow each
+// other down by more than their share, into the guests' own time limits. A test
+// takes it before its first machine.
 func (l *Lab) Processor(t testing.TB) {
 	t.Helper()
 	queue, err := os.OpenFile(filepath.Join(l.Dir, "queue.lock"), os.O_CREATE|os.O_RDWR, 0o644)
@@ -93,7 +93,7 @@ func (l *Lab) Processor(t testing.TB) {
 		t.Fatal(err)
 	}
 	for ; ; time.Sleep(200 * time.Millisecond) {
-		for i := range runtime.NumCPU() + 1 {
+		for i := range runtime.NumCPU() {
 			f, err := os.OpenFile(filepath.Join(l.Dir, fmt.Sprintf("processor-%d.lock", i)), os.O_CREATE|os.O_RDWR, 0o644)
 			if err != nil {
 				t.Fatal(err)
