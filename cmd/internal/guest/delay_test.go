@@ -268,7 +268,7 @@ func (h harbour) ended(n int, want string) {
 	for range 30 {
 		ends = nil
 		for _, e := range h.journal() {
-			if slices.Contains([]string{"aborted", "updated", "rebooted", "rolled-back", "taken-away", "released"}, e.What) {
+			if slices.Contains([]string{"aborted", "updated", "rebooted", "rolled-back", "taken-away"}, e.What) {
 				ends = append(ends, e.What)
 			}
 		}
