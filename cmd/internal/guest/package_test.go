@@ -262,7 +262,8 @@ func TestSystemExtension(t *testing.T) {
 	}
 	old, fresh := release("1.0.0"), release("1.0.1")
 	l.Processor(t)
-	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Files: map[string]string{"etc/extensions/drydock.raw": guest.Put(t, l.Packages().Extension)}})
+	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Files: map[string]string{
+		"etc/extensions/drydock.raw": guest.Put(t, l.Packages().Extension), "etc/fstab": tmp["etc/fstab"]}}) // systemd-sysext, too, mounts below /tmp
 	m.PowerOn()
 	m.Settled(5*time.Minute, "1.0.0")
 	h := host{m, t}
