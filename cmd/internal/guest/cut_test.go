@@ -342,7 +342,7 @@ func (c *cutter) finish(cuts []cut) {
 		}
 		c.t.Logf("the power failed with %d bytes served; the download went on at %d", cut.reached, from)
 		if from == 0 && c.Release.Release.Loader == guest.SystemdBoot {
-			continue // FAT moves no name between directories in one write: the kernel may be lost with it, and is fetched again
+			continue // the firmware counts a boot by renaming the kernel, which FAT does not in one write: fsck frees what has no name, and it is fetched again
 		}
 		if cut.reached-from > checkpoint {
 			c.t.Errorf("%d bytes were served when the power failed, and the download went on at %d: more than %d were lost", cut.reached, from, checkpoint)
