@@ -77,7 +77,7 @@ func TestFreezeInTheMiddleOfADrainOnEtcd(t *testing.T) {
 	b.policy.Reboot.RetryPause = 100 * time.Millisecond
 	o := b.together()
 	u, _ := b.up()
-	b.until(u, func(s updater.Status) bool { return s.Step == updater.Drain })
+	b.draining(u)
 	if err := o.Freeze(t.Context(), "default", "incident 7"); err != nil {
 		t.Fatal(err)
 	}

@@ -254,8 +254,7 @@ func TestFreezeEndsADrainInItsMiddle(t *testing.T) {
 	l.in(b)
 	b.stuck = true
 	u, _ := b.up()
-	b.until(u, func(s updater.Status) bool { return s.Step == updater.Drain })
-	b.bounded(func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.drains == 1 })
+	b.draining(u)
 	b.group.Freeze("incident")
 	u.Wake()
 	b.until(u, func(s updater.Status) bool { return waiting(s) && s.Permit == "none" && !s.Drained })

@@ -89,6 +89,17 @@ func TestCancelledRebootDoesNotHappen(t *testing.T) {
 	}
 }
 
+// draining waits until the scheduler was asked for its first drain: the status
+// says so a moment earlier, while the lock can still refuse it.
+func (b *bench) draining(u *updater.Updater) {
+	b.t.Helper()
+	b.until(u, func(s updater.Status) bool { return s.Step == updater.Drain })
+	asked := func() bool { b.mu.Lock(); defer b.mu.Unlock(); return b.drains > 0 }
+	if b.bounded(asked); !asked() {
+		b.t.Fatal("the scheduler is never asked to drain")
+	}
+}
+
 // stuck is a scheduler whose drain never ends by itself.
 type stuck struct {
 	updater.Scheduler
