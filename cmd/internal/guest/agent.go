@@ -159,6 +159,13 @@ func (m *Machine) Status(ctx context.Context) (updater.Status, error) {
 	return s, json.Unmarshal([]byte(r.Out), &s)
 }
 
+// Start switches the machine on, and waits until it has settled on version.
+func (m *Machine) Start(limit time.Duration, version string) {
+	m.t.Helper()
+	m.PowerOn()
+	m.Settled(limit, version)
+}
+
 // Settled waits until the machine runs a release that is good, with nothing
 // under way: no trial, no permit, no boot flags that name another.
 func (m *Machine) Settled(limit time.Duration, version string) {

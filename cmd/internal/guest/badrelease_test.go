@@ -166,8 +166,7 @@ func TestReleaseWhoseKernelPanics(t *testing.T) {
 			}
 			l.Processor(t)
 			m := l.Machine(t, guest.Spec{Name: "edge", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: b.Loader}), Policy: once})
-			m.PowerOn()
-			m.Settled(5*time.Minute, "1.0.0")
+			m.Start(5*time.Minute, "1.0.0")
 			fails(t, m, b)
 			if n := strings.Count(m.Console(), "Kernel panic - not syncing"); n != 1 {
 				t.Errorf("the kernel panicked %d times, want once", n)
@@ -190,14 +189,12 @@ func TestReleasesThatFail(t *testing.T) {
 	good := image(t, l, guest.Release{Version: "1.0.0", Loader: guest.Modelled})
 
 	db := l.Machine(t, guest.Spec{Name: "db", Release: good, Policy: once})
-	db.PowerOn()
-	db.Settled(5*time.Minute, "1.0.0")
+	db.Start(5*time.Minute, "1.0.0")
 	isSandboxed(t, db)
 	broken := tries(t, db, daemonEnds)
 
 	web := l.Machine(t, guest.Spec{Name: "web", Release: good, Policy: group.policy})
-	web.PowerOn()
-	web.Settled(5*time.Minute, "1.0.0")
+	web.Start(5*time.Minute, "1.0.0")
 	fails(t, web, initHangs)
 	if n := web.Events("WATCHDOG"); n != 2 { // the trial, and the one retry
 		t.Errorf("the watchdog reset the machine %d times, want 2", n)
@@ -240,8 +237,7 @@ func TestReleasesThatFailSlowly(t *testing.T) {
 	}
 	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "db", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: guest.Modelled}), Policy: once})
-	m.PowerOn()
-	m.Settled(5*time.Minute, "1.0.0")
+	m.Start(5*time.Minute, "1.0.0")
 	fails(t, m, daemonHangs)
 	guarded(t, m)
 	fails(t, m, initCrashes)

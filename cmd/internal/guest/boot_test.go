@@ -39,8 +39,7 @@ func TestUpdates(t *testing.T) {
 			}
 			l.Processor(t)
 			m := l.Machine(t, guest.Spec{Name: "web", Release: image(t, l, guest.Release{Version: "1.0.0", Loader: loader})})
-			m.PowerOn()
-			m.Settled(10*time.Minute, "1.0.0")
+			m.Start(10*time.Minute, "1.0.0")
 			for i := 1; i <= 3; i++ {
 				version := fmt.Sprintf("1.0.%d", i)
 				m.Server.Offer(t, image(t, l, guest.Release{Version: version, Loader: loader}))

@@ -86,8 +86,7 @@ func recordUpdate(t *testing.T, loader guest.Loader, random *rand.Rand) *drive {
 	secondSlot(t, m)
 	d.server = m.Server
 	d.server.Offer(t, d.new)
-	m.PowerOn()
-	m.Settled(phaseLimit, "1.0.1")
+	m.Start(phaseLimit, "1.0.1")
 	guest.Count(t, "updates", 1)
 	m.Quit()
 	flags := flagPlaces(t, m.Disk, loader)

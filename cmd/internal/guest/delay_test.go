@@ -178,8 +178,7 @@ func TestInTheWay(t *testing.T) {
 	l.Processor(t)
 	shut := fmt.Sprintf(`[{ start = %q, length = "1h" }]`, time.Now().UTC().Add(3*time.Hour).Format("15:04"))
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Policy: h.policy(map[string]string{"reboot.windows": shut})})
-	m.PowerOn()
-	m.Settled(5*time.Minute, "1.0.0")
+	m.Start(5*time.Minute, "1.0.0")
 	examine(t, m, doctor.Wrong) // strategy coordinated must not be used then
 
 	s := ship{m, t, 1}
@@ -342,7 +341,6 @@ func TestDoctor(t *testing.T) {
 	old := image(t, l, guest.Release{Version: "1.0.0", Loader: guest.SystemdBoot})
 	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old})
-	m.PowerOn()
-	m.Settled(5*time.Minute, "1.0.0")
+	m.Start(5*time.Minute, "1.0.0")
 	examine(t, m, doctor.Warning)
 }

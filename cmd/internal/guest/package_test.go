@@ -139,8 +139,7 @@ func TestPackages(t *testing.T) {
 	}
 	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Policy: map[string]string{"reboot.strategy": `"off"`}, Files: files})
-	m.PowerOn()
-	m.Settled(5*time.Minute, "1.0.0")
+	m.Start(5*time.Minute, "1.0.0")
 	h := host{m, t}
 	h.runs(formerVersion)
 	h.holds(fresh)
@@ -264,8 +263,7 @@ func TestSystemExtension(t *testing.T) {
 	l.Processor(t)
 	m := l.Machine(t, guest.Spec{Name: "web", Release: old, Files: map[string]string{
 		"etc/extensions/drydock.raw": guest.Put(t, l.Packages().Extension), "etc/fstab": tmp["etc/fstab"]}}) // systemd-sysext, too, mounts below /tmp
-	m.PowerOn()
-	m.Settled(5*time.Minute, "1.0.0")
+	m.Start(5*time.Minute, "1.0.0")
 	h := host{m, t}
 	merged := func() {
 		h.is("what lies at /usr", strings.TrimSpace(h.Do("findmnt -n -o FSTYPE --target /usr/bin/drydockd")), "overlay")

@@ -87,8 +87,7 @@ func TestVerityPassiveSlot(t *testing.T) {
 	l.Processor(t)
 	first, second := rotting(t, l, guest.Modelled, "1.0.0"), rotting(t, l, guest.Modelled, "1.0.1")
 	m := l.Machine(t, guest.Spec{Name: "web", Release: first, Policy: map[string]string{"reboot.strategy": `"off"`}})
-	m.PowerOn()
-	m.Settled(10*time.Minute, "1.0.0")
+	m.Start(10*time.Minute, "1.0.0")
 	runsVerified(t, m, first, "A", false)
 
 	m.Server.Offer(t, second)
@@ -135,8 +134,7 @@ func TestVerityDamage(t *testing.T) {
 			m.Flip(partition.B, at)
 		}
 	}
-	m.PowerOn()
-	m.Settled(10*time.Minute, "1.0.0")
+	m.Start(10*time.Minute, "1.0.0")
 
 	// On trial: both tries end at the bad block, the old release writes the new one
 	// again, and that one is good. Nothing is held against the release.
@@ -155,8 +153,7 @@ func TestVerityDamage(t *testing.T) {
 	// Good, and it comes up: drydockd goes back, and writes the release over the
 	// damage. (The boot of the trial itself still panics.)
 	m.Cut()
-	m.PowerOn()
-	m.Settled(10*time.Minute, "1.0.1")
+	m.Start(10*time.Minute, "1.0.1")
 	runsVerified(t, m, second, "B", false)
 	m.FlipRunning(partition.B, second, spot(t, second, needless))
 	m.Do("! cat /" + needless + " >/dev/null 2>&1 && veritysetup status root | grep -q corrupted && systemctl is-active drydockd.service")
@@ -226,8 +223,7 @@ func nothingLeft(t *testing.T, m *guest.Machine, img guest.Image) {
 	halts("HALTED: slot A, which was good, cannot be opened or mounted", 1)
 	m.Cut()
 	m.Flip(partition.A, img.Tree)
-	m.PowerOn()
-	m.Settled(10*time.Minute, "1.0.0")
+	m.Start(10*time.Minute, "1.0.0")
 	if n := m.Boots() - before; n != 6 || !strings.Contains(m.Console(), "slot A is whole") {
 		t.Errorf("%d boots, want 6, the last of which reads the slot and finds it whole", n)
 	}
@@ -246,8 +242,7 @@ func TestVerityLoaders(t *testing.T) {
 			l.Processor(t)
 			first, second := rotting(t, l, loader, "1.0.0"), rotting(t, l, loader, "1.0.1")
 			m := l.Machine(t, guest.Spec{Name: "web", Release: first, Policy: map[string]string{"reboot.strategy": `"off"`}})
-			m.PowerOn()
-			m.Settled(10*time.Minute, "1.0.0")
+			m.Start(10*time.Minute, "1.0.0")
 			runsVerified(t, m, first, "A", false)
 			m.Server.Offer(t, second)
 			m.Do("drydock check")
