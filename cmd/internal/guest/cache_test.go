@@ -261,7 +261,7 @@ func (d *drive) remember(states int) {
 	for range states {
 		s := d.pick()
 		disk := d.image(s)
-		data := remembered(d.t, disk)
+		data := remembered(d.t, disk, "memory.json")
 		os.Remove(disk)
 		if data == nil {
 			none++

@@ -4,15 +4,12 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/drydock-os/drydock/cmd/internal/guest"
@@ -54,20 +51,14 @@ var rounds = [][]phase{
 }
 
 const (
-	// checkpoint is how many bytes of a download an interruption may cost: 32 MiB
-	// between two checkpoints, and what was under way in the sockets and buffers.
+	// checkpoint is how many bytes of a download an interruption costs: 32 MiB
+	// between two checkpoints, and what was under way in the sockets and buffers. It
+	// is more where a checkpoint has to wait for a slow disk to flush.
 	checkpoint = 40 << 20
 	// phaseLimit is how long a machine may take from its power-on into a phase: a
 	// boot, a payload, a boot, several times as long as on an idle host.
 	phaseLimit = 8 * time.Minute
 )
-
-// outcomes counts what was found on the disk, by the phase that a cut was aimed
-// at.
-var outcomes = struct {
-	sync.Mutex
-	count map[phase]map[string]int
-}{count: map[phase]map[string]int{}}
 
 // A victim is a machine whose power is cut.
 type victim struct {
@@ -86,7 +77,13 @@ func TestPowerCuts(t *testing.T) {
 		machines = slices.Repeat([]victim{{guest.Modelled, 15, 17}, {guest.Modelled, 1, 17}, {guest.SystemdBoot, 4, 17}, {guest.GRUB, 2, 17}}, 3)
 	}
 	seed := cutSeed(t)
-	t.Cleanup(func() { t.Log("\n" + outcomeTable()) })
+	t.Cleanup(func() {
+		t.Log("\n" + outcomeTable())
+		due, found := checkpoints.due.Load(), checkpoints.found.Load()
+		if t.Logf("%d of %d downloads that the power failed in late enough went on from a checkpoint", found, due); due >= 4 && found == 0 {
+			t.Error("no download goes on where it was: none of its checkpoints is on a disk")
+		}
+	})
 	for i, m := range machines {
 		t.Run(fmt.Sprintf("%s-%d", m.loader, i+1), func(t *testing.T) {
 			t.Parallel()
@@ -159,6 +156,7 @@ type cut struct {
 	reached  int64 // the end of what was served of the payload before it, in bytes
 	requests int   // for payloads before it
 	phase    phase
+	kept     int64 // where the checkpoint on the disk has the download go on; 0: there is none
 }
 
 // update offers the next release and cuts the power in the phases of a round,
@@ -192,7 +190,7 @@ func (c *cutter) update(round []phase, limit int) int {
 		c.Cut()
 		guest.Count(c.t, "power cuts", 1)
 		served := c.Server.Served()
-		cuts = append(cuts, cut{furthest(served[c.requests:]), len(served), p})
+		cuts = append(cuts, cut{furthest(served[c.requests:]), len(served), p, c.checkpoint(p)})
 		c.powerOn(c.inspect(p))
 	}
 	c.finish(cuts)
@@ -294,119 +292,4 @@ func (c *cutter) up() bool {
 	}
 	c.alive, c.flags = boot, c.flagsNow()
 	return true
-}
-
-// inspect looks at the disk after a cut: whatever can be booted is a whole
-// release, and one of the two. It returns whether the next boot is a trial.
-func (c *cutter) inspect(p phase) bool {
-	table, found, err := c.known.bootable(c.Disk, c.Release.Release.Loader)
-	if err != nil {
-		c.t.Fatalf("after a power cut in phase %s: %v", p, err)
-	}
-	what, err := outcome(table, found, c.slot, c.images[c.runs].Release.Version, c.images[c.runs+1].Release.Version)
-	if err != nil {
-		c.t.Fatalf("after a power cut in phase %s: %v", p, err)
-	}
-	outcomes.Lock()
-	defer outcomes.Unlock()
-	if outcomes.count[p] == nil {
-		outcomes.count[p] = map[string]int{}
-	}
-	outcomes.count[p][what]++
-	return what == onTrial
-}
-
-// finish waits until the new release is good, and looks at what the cuts left.
-func (c *cutter) finish(cuts []cut) {
-	c.Settled(phaseLimit, c.images[c.runs+1].Release.Version)
-	guest.Count(c.t, "updates", 1)
-	if names := c.Do("ls -A /var/lib/drydock"); !readable(names) {
-		c.t.Errorf("drydockd could not read what it had remembered:\n%s", names)
-	}
-	served := c.Server.Served()
-	var total int64
-	for _, s := range served[c.requests:] {
-		total += s.To - s.From
-	}
-	c.t.Logf("%s: %d bytes were served for a payload of %d, over %d cuts", c.images[c.runs+1].Release.Version, total, c.payload, len(cuts))
-	for i, cut := range cuts {
-		until := len(served)
-		if i+1 < len(cuts) {
-			until = cuts[i+1].requests
-		}
-		from := int64(-1)
-		for _, s := range served[cut.requests:until] {
-			from = max(from, s.From)
-		}
-		if from < 0 { // it was complete, or cut again before it asked
-			continue
-		}
-		c.t.Logf("the power failed with %d bytes served; the download went on at %d", cut.reached, from)
-		if from == 0 && cut.reached == c.payload && c.nameless(cut.phase) {
-			continue
-		}
-		if cut.reached-from > checkpoint {
-			c.t.Errorf("%d bytes were served when the power failed, and the download went on at %d: more than %d were lost", cut.reached, from, checkpoint)
-		}
-	}
-	c.runs++
-	c.slot = c.slot.Other()
-}
-
-// nameless tells whether a cut in a phase may have cost a kernel on trial its name:
-// systemd-boot counts a boot by renaming it, which FAT does not in one write. fsck
-// frees what has no name, and the release is fetched again.
-func (c *cutter) nameless(p phase) bool {
-	return c.Release.Release.Loader == guest.SystemdBoot && (p == trial || p == judging || p == marking)
-}
-
-// kept is how much of the payload a cut now would not cost.
-func (c *cutter) kept() int64 {
-	return max(0, min(furthest(c.Server.Served()[c.requests:]), c.payload-1)-checkpoint)
-}
-
-// furthest is the end of what was served of a payload, in bytes.
-func furthest(served []guest.Served) int64 {
-	var end int64
-	for _, s := range served {
-		end = max(end, s.To)
-	}
-	return end
-}
-
-// flagsNow are the bytes of the disk that change with the flags.
-func (c *cutter) flagsNow() string {
-	b := make([]byte, c.watch.size)
-	f, err := os.Open(c.Disk)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.ReadAt(b, c.watch.at); err != nil {
-		c.t.Fatal(err)
-	}
-	return string(b)
-}
-
-// outcomeTable shows what was found after the cuts.
-func outcomeTable() string {
-	outcomes.Lock()
-	defer outcomes.Unlock()
-	all := map[string]int{}
-	for _, row := range outcomes.count {
-		maps.Copy(all, row)
-	}
-	columns := slices.Sorted(maps.Keys(all))
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "cut in\t%s\t\n", strings.Join(columns, "\t"))
-	for _, p := range phases {
-		fmt.Fprintf(w, "%s\t", p.phase)
-		for _, column := range columns {
-			fmt.Fprintf(w, "%d\t", outcomes.count[p.phase][column])
-		}
-		fmt.Fprintln(w)
-	}
-	w.Flush()
-	return b.String()
 }

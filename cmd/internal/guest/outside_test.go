@@ -378,9 +378,9 @@ func secondSlot(t testing.TB, m *guest.Machine) {
 	}
 }
 
-// remembered reads drydockd's memory off a disk after the file system's journal
-// was replayed on it, as the next boot does; nil if there is none.
-func remembered(t testing.TB, disk string) []byte {
+// remembered reads a file of drydockd's state off a disk after the file system's
+// journal was replayed on it, as the next boot does; nil if there is none.
+func remembered(t testing.TB, disk, name string) []byte {
 	t.Helper()
 	p, err := placeOf(disk, "DATA")
 	if err != nil {
@@ -392,7 +392,7 @@ func remembered(t testing.TB, disk string) []byte {
 	}
 	defer os.RemoveAll(dir)
 	// A copy: e2fsck loses its way in a disk once it has replayed the journal.
-	data, to := filepath.Join(dir, "data.img"), filepath.Join(dir, "memory.json")
+	data, to := filepath.Join(dir, "data.img"), filepath.Join(dir, name)
 	const block = 1 << 20
 	if out, err := exec.Command("dd", "if="+disk, "of="+data, "bs=1M", fmt.Sprintf("skip=%d", p.at/block), fmt.Sprintf("count=%d", p.size/block), "conv=sparse").CombinedOutput(); err != nil {
 		t.Fatalf("dd: %v: %s", err, out)
@@ -401,15 +401,15 @@ func remembered(t testing.TB, disk string) []byte {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() > 1 || err != nil && exit == nil {
 		t.Fatalf("the file system of the data partition: %v: %s", err, out)
 	}
-	if out, err := exec.Command("debugfs", "-R", "dump /var/lib/drydock/memory.json "+to, data).CombinedOutput(); err != nil {
+	if out, err := exec.Command("debugfs", "-R", "dump /var/lib/drydock/"+name+" "+to, data).CombinedOutput(); err != nil {
 		t.Fatalf("debugfs: %v: %s", err, out)
 	}
-	memory, err := os.ReadFile(to)
+	content, err := os.ReadFile(to)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return memory
+	return content
 }
