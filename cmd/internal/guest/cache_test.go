@@ -31,7 +31,7 @@ func TestDriveCache(t *testing.T) {
 	}
 	plans := []plan{{guest.Modelled, 50_000, 40, 3}}
 	if guest.Full() {
-		plans = []plan{{guest.Modelled, 500_000, 300, 20}, {guest.SystemdBoot, 1500, 50, 8}, {guest.GRUB, 1500, 50, 8}}
+		plans = []plan{{guest.Modelled, 500_000, 300, 8}, {guest.SystemdBoot, 1000, 50, 4}, {guest.GRUB, 1000, 50, 4}}
 	}
 	seed := cutSeed(t)
 	for _, p := range plans {
