@@ -64,11 +64,11 @@ func (c *cutter) finish(cuts []cut) {
 		if i+1 < len(cuts) {
 			until = cuts[i+1].requests
 		}
-		from := int64(-1)
+		from, begun := int64(-1), int64(0)
 		for _, s := range served[cut.requests:until] {
-			from = max(from, s.From)
+			from, begun = max(from, s.From), begun+s.To-s.From
 		}
-		if from < 0 { // it was complete, or cut again before it asked
+		if from < 0 || from == 0 && begun < opening { // it was complete, or cut again before it went on
 			continue
 		}
 		c.t.Logf("the power failed with %d bytes served; the download went on at %d", cut.reached, from)
@@ -108,6 +108,11 @@ func (c *cutter) checkpoint(p phase) int64 {
 	}
 	return state.Offset
 }
+
+// opening bounds what is served, in bytes, to who only wants to read again what
+// the payload begins with, before it goes on in the middle: as much as the
+// sockets and buffers between hold.
+const opening = 16 << 20
 
 // nameless tells whether a cut in a phase may have cost a kernel on trial its name:
 // systemd-boot counts a boot by renaming it, which FAT does not in one write. fsck
