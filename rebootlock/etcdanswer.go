@@ -2,11 +2,15 @@ package rebootlock
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 )
 
 // An EtcdAnswer is what one endpoint of an etcd says of itself, asked alone.
@@ -38,7 +42,7 @@ func AskEtcd(ctx context.Context, o EtcdOptions) ([]EtcdAnswer, error) {
 	return answers, nil
 }
 
-func askEndpoint(ctx context.Context, o EtcdOptions, endpoint string) EtcdAnswer {
+func askEndpoint(patient context.Context, o EtcdOptions, endpoint string) EtcdAnswer {
 	a := EtcdAnswer{Endpoint: endpoint}
 	o.Endpoints = []string{endpoint}
 	store, err := DialEtcd(o)
@@ -47,13 +51,16 @@ func askEndpoint(ctx context.Context, o EtcdOptions, endpoint string) EtcdAnswer
 		return a
 	}
 	defer store.Close()
-	ctx, cancel := context.WithTimeout(ctx, memberPatience)
+	ctx, cancel := context.WithTimeout(patient, memberPatience)
 	defer cancel()
 	ctx, trouble := withTrouble(ctx)
 	s, err := store.Client.Status(ctx, store.Client.Endpoints()[0])
 	if err != nil {
 		if why := trouble.last(); why != "" {
 			err = errors.New(why)
+		}
+		if why := o.refused(patient, store.Client.Endpoints()[0]); why != nil {
+			err = why
 		}
 		a.Err = fmt.Errorf("etcd at %s: %w", endpoint, err)
 		return a
@@ -65,6 +72,39 @@ func askEndpoint(ctx context.Context, o EtcdOptions, endpoint string) EtcdAnswer
 	a.Learner, a.Version, a.Alarms, a.Bytes, a.Quota = s.IsLearner, s.Version, s.Errors, s.DbSize, s.DbSizeQuota
 	return a
 }
+
+// refused is why this client and an endpoint with TLS do not trust each other; nil
+// where that is not why. A server of TLS 1.3 judges the client's certificate after
+// the handshake, and hangs up: who spoke by then may hear of a broken pipe alone.
+// This listens.
+func (o EtcdOptions) refused(ctx context.Context, endpoint string) error {
+	at, found := strings.CutPrefix(endpoint, "https://")
+	if !found {
+		return nil
+	}
+	config, err := o.tls()
+	if err != nil {
+		return nil
+	}
+	config.NextProtos = []string{"h2"}
+	ctx, cancel := context.WithTimeout(ctx, refusalPatience)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", strings.TrimSuffix(at, "/"))
+	if err == nil {
+		defer conn.Close()
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		_, err = conn.Read(make([]byte, 1))
+	}
+	var alert tls.AlertError
+	var mistrust *tls.CertificateVerificationError
+	if op := (*net.OpError)(nil); errors.As(err, &alert) || errors.As(err, &mistrust) || errors.As(err, &op) && op.Op == "remote error" {
+		return err
+	}
+	return nil
+}
+
+// refusalPatience bounds the wait for a server's judgement of a certificate.
+const refusalPatience = time.Second
 
 // A Right is something that a client wants to do in a store.
 type Right struct {

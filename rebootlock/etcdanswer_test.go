@@ -40,6 +40,25 @@ func TestEachEndpointAnswersForItself(t *testing.T) {
 	}
 }
 
+// TestWhoHangsUpSaysWhy: an etcd that asks for a client's certificate, and gets
+// none or one that it does not know, hangs up behind the handshake. A client that
+// spoke by then is told of a broken pipe; the answer says what it was each time.
+func TestWhoHangsUpSaysWhy(t *testing.T) {
+	c := etcdtest.Start(t, etcdtest.Options{TLS: etcdtest.Mutual})
+	other := etcdtest.Start(t, etcdtest.Options{TLS: etcdtest.Mutual})
+	for want, o := range map[string]rebootlock.EtcdOptions{
+		"certificate required":          {Endpoints: c.Endpoints(), CAFile: c.CAFile},
+		"unknown certificate authority": {Endpoints: c.Endpoints(), CAFile: c.CAFile, CertFile: other.CertFile, KeyFile: other.KeyFile},
+	} {
+		for range 5 {
+			answers, err := rebootlock.AskEtcd(t.Context(), o)
+			if err != nil || answers[0].Err == nil || !strings.Contains(answers[0].Err.Error(), want) {
+				t.Errorf("%+v, %v; want %q", answers, err, want)
+			}
+		}
+	}
+}
+
 func TestRightsAreFoundOutWithoutAWrite(t *testing.T) {
 	c := etcdtest.Start(t, etcdtest.Options{Auth: true})
 	k := rebootlock.Keys{Cluster: "prod"}
