@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -62,7 +63,11 @@ var etcdIlls = []ill{
 	{id: "etcd.clock", what: "behind", make: func(b *body) { b.stamp(time.Now().Add(20 * time.Minute)) }, verdict: Wrong, seen: "ahead of this machine's", mend: "timedatectl"},
 	{id: "etcd.clock", what: "silence", make: func(b *body) { b.stamp(time.Now().Add(-20 * time.Minute)) }, verdict: Warning, seen: "20m", mend: "drydock lock status"},
 	{id: "etcd.endpoints", what: "one is stopped", make: func(b *body) { b.etcd.Stop(2); b.t.Cleanup(func() { b.etcd.Restart(2) }) }, verdict: Warning, seen: "connection refused", mend: "start etcd there"},
-	{id: "etcd.local", what: "another is stopped", make: func(b *body) { b.etcd.Stop(2); b.t.Cleanup(func() { b.etcd.Restart(2) }) }, verdict: Wrong, seen: "does not answer", mend: "etcdctl endpoint health"},
+	{id: "etcd.local", what: "another is stopped", make: func(b *body) {
+		b.etcd.Stop(2)
+		b.t.Cleanup(func() { b.etcd.Restart(2) })
+		b.led(true) // it may have been the leader: until there is another one, ours is behind
+	}, verdict: Wrong, seen: "does not answer", mend: "etcdctl endpoint health"},
 	{id: "etcd.endpoints", what: "paused", make: func(b *body) { b.etcd.Pause(2); b.t.Cleanup(func() { b.etcd.Continue(2) }) }, verdict: Warning, seen: "etcd at", mend: "firewall"},
 	{id: "etcd.endpoints", what: "another CA", make: func(b *body) {
 		b.write("etc/drydock/etcd/ca.pem", b.serverCA(), 0o644)
@@ -76,7 +81,26 @@ var etcdIlls = []ill{
 		b.etcd.Stop(1)
 		b.etcd.Stop(2)
 		b.t.Cleanup(func() { b.etcd.Launch(1); b.etcd.Restart(2) })
-	}, verdict: Wrong, seen: "linearizable", mend: "more than half"},
+		b.led(false)
+	}, verdict: Wrong, seen: "follows no leader", mend: "more than half"},
+}
+
+// led waits until etcd has a leader, or has none.
+func (b *body) led(is bool) {
+	b.t.Helper()
+	for end := time.Now().Add(time.Minute); (b.etcd.Leader() >= 0) != is; {
+		if time.Now().After(end) {
+			b.t.Fatalf("etcd is led: never %t", is)
+		}
+	}
+}
+
+// A leader that has lost the others takes itself for one for about a second.
+func TestLeaderThatCannotAnswer(t *testing.T) {
+	f := etcdFacts{answers: []rebootlock.EtcdAnswer{{Endpoint: "one", Version: "3.6.1", Cluster: "c", Leader: "one"}}, rights: context.DeadlineExceeded}
+	if got := judgeQuorum(f); got.Verdict != Wrong || !strings.Contains(got.Seen, "linearizable") || !strings.Contains(got.Mend, "more than half") {
+		t.Errorf("%+v", got)
+	}
 }
 
 func (b *body) serverCA() string {
