@@ -205,10 +205,16 @@ func copyBoot(disk string, at int64, dir string) error {
 	return program("debugfs", "-R", "rdump /drydock "+dir, fmt.Sprintf("%s?offset=%d", disk, at))
 }
 
-// copyESP copies file by file. A kernel that was being written when the power
-// failed may have lost a part of its chain of clusters until fsck mends it. That
-// is nothing to the firmware, which looks at kernels that were given their names
-// only; one of those must be whole.
+// unfinished reports whether a file of the EFI system partition may have lost a
+// part of its chain of clusters, until fsck mends it, when the power fails while
+// it is made: a kernel that has not been given a name that the firmware looks at,
+// and loader.conf, the one time that it is replaced (FAT may free the old one
+// before it names the new one). What is picked without it must be right as well.
+func unfinished(name string) bool {
+	return strings.HasPrefix(name, "EFI/drydock/") || strings.HasPrefix(name, "loader/")
+}
+
+// copyESP copies file by file, and leaves out what is unfinished.
 func copyESP(disk string, at int64, dir string) error {
 	image := fmt.Sprintf("%s@@%d", disk, at)
 	list, err := exec.Command("mdir", "-b", "-/", "-i", image, "::").Output()
@@ -226,8 +232,8 @@ func copyESP(disk string, at int64, dir string) error {
 		}
 		if err := program("mcopy", "-n", "-Q", "-i", image, "::"+name, to); err == nil {
 			continue
-		} else if !strings.HasPrefix(name, "EFI/drydock/") {
-			return err
+		} else if !unfinished(name) {
+			return fmt.Errorf("%s of\n%s: %w", name, list, err)
 		}
 		if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
