@@ -132,8 +132,9 @@ func TestQemuKilledWhileWriting(t *testing.T) {
 			s.random(random, 512)
 		}
 		acked := len(s.model)
+		size := s.logSize() // before the write, which may be over at the first look
 		fmt.Fprintf(s.in, "write -P 255 0 %d\n", diskSize)
-		for size := s.logSize(); s.logSize() < size+int64(round)*diskSize/12; {
+		for s.logSize() < size+int64(round)*diskSize/12 {
 		}
 		s.kill()
 		l := s.open()
