@@ -31,6 +31,7 @@ var layers = map[string][]string{
 	"rebootlock/locktest":           {"rebootlock"},
 	"rebootlock/etcdtest/etcd":      {},
 	"fleetlink":                     {},
+	"fleetlink/linktest":            {"fleetlink"},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},
@@ -40,11 +41,11 @@ var layers = map[string][]string{
 	"updater/policy":                {"rebootlock/window"},
 	"updater/platform":              {"updater/state"},
 	// core
-	"updater": {"omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
+	"updater": {"fleetlink", "omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
-	"updater/bus":     {"updater"},
+	"updater/bus":     {"fleetlink", "updater"},
 	"updater/metrics": {"updater"},
-	"updater/link":    {"fleetlink", "rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
+	"updater/link":    {"rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
 	"updater/sim":     {"partition", "updater", "updater/image", "updater/policy"},
 	"updater/sim/rollout": {"fleetlink", "omaha", "partition", "partition/powercut", "rebootlock", "updater", "updater/image", "updater/link",
 		"updater/payload", "updater/policy", "updater/sim"},

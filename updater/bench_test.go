@@ -350,8 +350,8 @@ func (b *bench) live(done func(updater.Status) bool) {
 	}
 }
 
-func (b *bench) scheduler() updater.Scheduler {
-	s := link.Scheduler{Cluster: b.cluster, Machine: "m"}
+func (b *bench) scheduler() fleetlink.Link {
+	s := b.cluster.On("m")
 	if b.stuck {
 		return stuck{s, b}
 	}

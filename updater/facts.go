@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -25,17 +26,19 @@ type Observed struct {
 	Permit   Permit
 	Perhaps  bool // the permit is only feared to be held
 	Drained  bool
-	Begun    bool         // a drain was begun, and its work is not known to be back
-	Offer    *omaha.Offer // of the last check, nil if there is none
-	Stale    bool         // the schedule or somebody asks for a check
-	Asked    bool         // somebody asked for the update now: download windows do not hold it
-	Older    bool         // and was allowed to take an older release
-	Failed   []Failure    // what went wrong and waits before it is tried again
-	Sick     string       // why this boot is not well
-	Blockers []Reason     // inhibitors, sessions, and before the permit what the scheduler says: what must not be in the way of a reboot
-	Stopped  []Reason     // what takes a permit's use away again: a freeze
-	Waits    []Reason     // why the permit is not granted yet
-	Required string       // who asks for a reboot by a file; "" for nobody
+	Begun    bool                 // a drain was begun, and its work is not known to be back
+	Left     []fleetlink.Workload // what still has to leave, of a drain that was begun
+	Returns  []Reason             // why a permit that was used is not given back yet: work is not back, a gate is shut
+	Offer    *omaha.Offer         // of the last check, nil if there is none
+	Stale    bool                 // the schedule or somebody asks for a check
+	Asked    bool                 // somebody asked for the update now: download windows do not hold it
+	Older    bool                 // and was allowed to take an older release
+	Failed   []Failure            // what went wrong and waits before it is tried again
+	Sick     string               // why this boot is not well
+	Blockers []Reason             // inhibitors, sessions, and before the permit what the scheduler says: what must not be in the way of a reboot
+	Stopped  []Reason             // what takes a permit's use away again: a freeze
+	Waits    []Reason             // why the permit is not granted yet
+	Required string               // who asks for a reboot by a file; "" for nobody
 }
 
 // onTrial reports whether the booted slot is not marked good yet.
@@ -65,7 +68,7 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 	v := view{Facts: Facts{
 		Readable: o.Known, Booted: o.Booted, Flags: o.Flags, Health: o.Health,
 		External: p.Reboot.Strategy == policy.External, Permit: o.Permit, Drained: o.Drained,
-		Begun: o.Begun, Stale: o.Stale,
+		Begun: o.Begun, Back: len(o.Returns) == 0, Stale: o.Stale,
 	}}
 	if !o.Known {
 		v.because("unknown", time.Time{}, "cannot tell which slot is booted or what the boot flags say, so nothing is done: %s", o.Unknown)
@@ -104,6 +107,10 @@ func (v *view) situation(o Observed, m Memory) {
 	}
 	if away || o.Permit == Queued || o.Permit == PermitUnknown {
 		v.Reasons = append(v.Reasons, o.Stopped...)
+	}
+	v.Reasons = append(v.Reasons, o.Returns...)
+	if o.Begun && len(o.Left) > 0 {
+		v.Reasons = append(v.Reasons, stillHere(o.Left))
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater"
@@ -154,25 +155,39 @@ func TestPauseAfterAFailureOutlivesAnotherFailure(t *testing.T) {
 	b.never("rebooted again before its pause was over", func() bool { return b.told(updater.EventRebooting) != 1 })
 }
 
-// mute is a scheduler that does not say whether the machine is drained.
+// mute is a scheduler that does not say how things stand once a drain was begun.
 type mute struct {
-	updater.Scheduler
-	resumed *atomic.Int64
+	fleetlink.Link
+	drained, resumed *atomic.Int64
 }
 
-func (mute) Drained(context.Context) (bool, error) { return false, errors.New("503") }
+func (m mute) Standing(ctx context.Context) (fleetlink.Standing, error) {
+	if m.drained.Load() > 0 {
+		return fleetlink.Standing{}, errors.New("503")
+	}
+	return m.Link.Standing(ctx)
+}
 
-func (m mute) Resume(context.Context) error {
+func (m mute) Drain(ctx context.Context, o fleetlink.Order) error {
+	m.drained.Add(1)
+	return m.Link.Drain(ctx, o)
+}
+
+func (m mute) Resume(ctx context.Context) error {
 	m.resumed.Add(1)
-	return nil
+	return m.Link.Resume(ctx)
 }
 
 func TestMuteSchedulerDoesNotSpin(t *testing.T) {
 	b := ready(t)
-	var resumed atomic.Int64
-	u, _ := b.up(func(u *updater.Updater) { u.Scheduler = mute{u.Scheduler, &resumed} })
-	b.until(u, func(s updater.Status) bool { return resumed.Load() > 0 && has(s.Reasons, "scheduler") })
-	b.never("the scheduler is asked without end", func() bool { return resumed.Load() > 2 })
+	var drained, resumed atomic.Int64
+	u, _ := b.up(func(u *updater.Updater) { u.Scheduler = mute{u.Scheduler, &drained, &resumed} })
+	b.until(u, func(s updater.Status) bool {
+		return resumed.Load() > 0 && s.Permit == "none" && has(s.Reasons, "scheduler")
+	})
+	b.never("the scheduler is asked without end, or the machine goes on blindly", func() bool {
+		return resumed.Load() > 2 || drained.Load() > 1 || b.boot.Err() != nil || len(b.cluster.Workloads("m")) != 2
+	})
 }
 
 func TestMissingPackageIsNotDownloadedTwice(t *testing.T) {

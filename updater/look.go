@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
 )
@@ -108,12 +109,15 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 	o.Permit, o.Stopped, o.Waits = standing.Permit, standing.Stopped, standing.Waits
 	o.Perhaps = standing.Perhaps
 	o.Begun = u.run.begun || standing.Begun && !u.run.resumed
-	o.Drained, err = u.Scheduler.Drained(ctx)
-	if err != nil { // bring work back rather than go on blindly
-		o.Drained = true
-		o.Stopped = append(o.Stopped, Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()})
+	service, err := u.Scheduler.Standing(ctx)
+	if err != nil { // what the lock knows of a drain brings its work back; nothing goes on blindly
+		o.Stopped = append(o.Stopped, mute(err))
 	}
+	o.Drained, o.Begun, o.Left = service.Drained(), o.Begun || service.Ours, service.Left
 	p := u.Policy()
+	if o.Permit == Held && !o.Begun && (standing.Begun || u.run.resumed) {
+		o.Returns = u.returns(ctx)
+	}
 	if derive(*o, m, p).Facts.Goal == NoGoal {
 		return // no reboot is to come
 	}
@@ -121,11 +125,50 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 	if o.Permit == Held {
 		return // the drain itself shows what stands in its way
 	}
-	ahead, err := u.Scheduler.Preflight(ctx)
-	if err != nil {
-		ahead = []Reason{{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()}}
+	o.Blockers = append(o.Blockers, preflight(ctx, u.Scheduler, p)...)
+	o.Blockers = append(o.Blockers, u.shut(ctx)...)
+}
+
+// mute is the reason of a scheduler that does not answer.
+func mute(err error) Reason {
+	return Reason{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()}
+}
+
+// preflight says what would stand in the way of a drain now. Where the policy
+// forces a drain that does not end, nothing does.
+func preflight(ctx context.Context, s Preflight, p policy.Policy) []Reason {
+	held, err := s.Preflight(ctx)
+	switch {
+	case err != nil:
+		return []Reason{mute(err)}
+	case len(held) == 0 || p.Drain.OnTimeout == policy.Force:
+		return nil
 	}
-	o.Blockers = append(o.Blockers, ahead...)
+	return []Reason{{Kind: "drain", Text: "this machine could not be drained now: " + fleetlink.Names(held)}}
+}
+
+// shut says which gates are shut.
+func (u *Updater) shut(ctx context.Context) (reasons []Reason) {
+	if u.Gates == nil {
+		return nil
+	}
+	for _, why := range u.Gates.Shut(ctx) {
+		reasons = append(reasons, Reason{Kind: "gate", Text: why})
+	}
+	return reasons
+}
+
+// returns says why the next machine must not go yet, although this one has
+// resumed its work.
+func (u *Updater) returns(ctx context.Context) []Reason {
+	ails, err := u.Scheduler.Ailments(ctx)
+	if err != nil {
+		return []Reason{mute(err)}
+	}
+	if len(ails) > 0 {
+		return []Reason{{Kind: "return", Text: "the permit is kept until the work is back: " + fleetlink.Names(ails)}}
+	}
+	return u.shut(ctx)
 }
 
 // learn keeps what reconcile found, and tells it.
@@ -195,6 +238,11 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 	s.Booted, s.Release = slotName(o.Booted, o.Known), o.Release
 	s.Strategy, s.Paused = string(p.Reboot.Strategy), m.Paused
 	s.Permit, s.Drained = permitNames[o.Permit], o.Drained
+	if o.Begun || o.Drained {
+		s.Drain = m.draining(o.Left, s.Drain, p.Drain)
+	} else {
+		s.Drain = nil
+	}
 	s.NextCheck, s.Rejected = u.run.nextCheck, m.Rejected
 	s.LastChecked = m.Poll.Answered
 	s.Slots = slotStatus(o, m)

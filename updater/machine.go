@@ -65,17 +65,13 @@ type Standing struct {
 	Waits   []Reason // why the permit is not granted yet, for people
 }
 
-// Scheduler moves the work off this machine and brings it back. Each call may
-// run twice and survives a restart in its middle.
-type Scheduler interface {
-	// Preflight says what would stand in the way of a drain now.
-	Preflight(ctx context.Context) ([]Reason, error)
-	// Drained reports whether work was moved away on our word and is not back.
-	Drained(ctx context.Context) (bool, error)
-	// Drain moves the work away and returns when it is gone.
-	Drain(ctx context.Context) error
-	// Resume takes back what Drain did, and only that.
-	Resume(ctx context.Context) error
+// Gates are what else must be well in the cluster before this machine asks for a
+// permit, and before it gives one back that it has used: alerts, checks. They
+// change nothing.
+type Gates interface {
+	// Shut says of each gate that is not open why, in a sentence. What could not be
+	// asked is not open.
+	Shut(ctx context.Context) []string
 }
 
 // Host is the running system.

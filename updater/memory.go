@@ -12,23 +12,31 @@ import (
 // file. Losing it costs time (a release is written again, a bad one is tried
 // again), never safety. Its methods return changed copies.
 type Memory struct {
-	Version  int            `json:"version"` // of this document: 1
-	Aleph    string         `json:"aleph,omitempty"`
-	Written  *Written       `json:"written,omitempty"`
-	Former   *Former        `json:"former,omitempty"` // the release that was left
-	Left     *Left          `json:"left,omitempty"`   // the slot that was left because it is damaged, until it is written anew
-	Trial    *Trial         `json:"trial,omitempty"`
-	Wish     *Wish          `json:"wish,omitempty"`
-	Rejected []Rejection    `json:"rejected,omitempty"`
-	GoodAt   time.Time      `json:"good_at,omitzero"` // when the last trial ended well
-	Paused   string         `json:"paused,omitempty"`
-	Report   Report         `json:"report"`
-	Ending   Ending         `json:"ending,omitempty"`   // how the permit that is held will end
-	Detail   string         `json:"detail,omitempty"`   // why, for people
-	AskAgain time.Time      `json:"ask_again,omitzero"` // before then no permit is asked for: the last one was not used
-	Unused   string         `json:"unused,omitempty"`   // why it was not
-	History  []HistoryEntry `json:"history,omitempty"`
-	Poll     Poll           `json:"poll"`
+	Version    int            `json:"version"` // of this document: 1
+	Aleph      string         `json:"aleph,omitempty"`
+	Written    *Written       `json:"written,omitempty"`
+	Former     *Former        `json:"former,omitempty"` // the release that was left
+	Left       *Left          `json:"left,omitempty"`   // the slot that was left because it is damaged, until it is written anew
+	Trial      *Trial         `json:"trial,omitempty"`
+	Wish       *Wish          `json:"wish,omitempty"`
+	Rejected   []Rejection    `json:"rejected,omitempty"`
+	GoodAt     time.Time      `json:"good_at,omitzero"` // when the last trial ended well
+	Paused     string         `json:"paused,omitempty"`
+	Report     Report         `json:"report"`
+	Ending     Ending         `json:"ending,omitempty"`     // how the permit that is held will end
+	Detail     string         `json:"detail,omitempty"`     // why, for people
+	Drain      *Begun         `json:"drain,omitempty"`      // the drain that was begun, until work is taken back
+	Unfinished int            `json:"unfinished,omitempty"` // drains in a row that did not finish
+	AskAgain   time.Time      `json:"ask_again,omitzero"`   // before then no permit is asked for: the last one was not used
+	Unused     string         `json:"unused,omitempty"`     // why it was not
+	History    []HistoryEntry `json:"history,omitempty"`
+	Poll       Poll           `json:"poll"`
+}
+
+// Begun says when a drain was begun, and in which boot.
+type Begun struct {
+	Since time.Time `json:"since"`
+	Boot  string    `json:"boot"`
 }
 
 // Written says what the passive slot holds. It is saved only after the whole
@@ -284,7 +292,7 @@ func (m Memory) reconcileClock(o Observed, p patience) Memory {
 		c.RetryAt = o.Now.Add(p.before(t.Returns))
 		m.Trial = &c
 	}
-	if at := o.Now.Add(p.Pause); m.AskAgain.After(at) {
+	if at := o.Now.Add(m.unused(p.Pause)); m.AskAgain.After(at) {
 		m.AskAgain = at
 	}
 	if w := m.Written; w != nil && w.NotBefore.After(o.Now.Add(p.Pause)) {
@@ -386,11 +394,27 @@ func (m Memory) lost(o Observed, pause time.Duration) Memory {
 func (m Memory) released(o Observed, pause time.Duration, why string) Memory {
 	unused := m.Ending == "" || m.Ending == EndAborted
 	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused && !o.Perhaps {
-		m.AskAgain, m.Unused = o.Now.Add(pause), why
+		m.AskAgain, m.Unused = o.Now.Add(m.unused(pause)), why
 	}
 	m.Ending, m.Detail = "", ""
 	return m
 }
+
+// unused is the pause after a permit that was not used: it doubles with each
+// drain in a row that did not finish, up to maxUnused.
+func (m Memory) unused(pause time.Duration) time.Duration {
+	for range m.Unfinished - 1 {
+		if pause >= maxUnused {
+			break
+		}
+		pause = min(2*pause, maxUnused)
+	}
+	return pause
+}
+
+// maxUnused bounds the pause after drains that do not finish: what keeps the work
+// here may be mended at any time.
+const maxUnused = 4 * time.Hour
 
 func hexOf(b []byte) string {
 	if len(b) == 0 {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/testdata/real"
 	"github.com/drydock-os/drydock/updater"
@@ -102,17 +103,17 @@ func (b *bench) draining(u *updater.Updater) {
 
 // stuck is a scheduler whose drain never ends by itself.
 type stuck struct {
-	updater.Scheduler
+	fleetlink.Link
 	b *bench
 }
 
-func (s stuck) Drain(ctx context.Context) error {
+func (s stuck) Drain(ctx context.Context, o fleetlink.Order) error {
 	s.b.mu.Lock()
 	s.b.drains++
 	last := s.b.drains >= s.b.drainsNeeded && s.b.drainsNeeded > 0
 	s.b.mu.Unlock()
 	if last {
-		return s.Scheduler.Drain(ctx)
+		return s.Link.Drain(ctx, o)
 	}
 	<-ctx.Done()
 	return fmt.Errorf("db has no second replica: %w", ctx.Err())
@@ -133,7 +134,7 @@ func TestDrainThatDoesNotFinish(t *testing.T) {
 		t.Run(string(c.what), func(t *testing.T) {
 			b := ready(t)
 			b.stuck, b.drainsNeeded = true, c.needed
-			b.policy.Drain = policy.Drain{Timeout: 30 * time.Millisecond, OnTimeout: c.what}
+			b.policy.Drain = policy.Drain{Timeout: 30 * time.Millisecond, OnTimeout: c.what, ForceGrace: 30 * time.Millisecond}
 			b.policy.Reboot.RetryPause = time.Hour
 			b.live(c.done)
 			if c.what == policy.Abort && b.flags()[partition.B].Bootable() {

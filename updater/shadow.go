@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/state"
@@ -64,7 +65,7 @@ type Bystander interface {
 
 // Preflight is the half of Scheduler that changes nothing.
 type Preflight interface {
-	Preflight(ctx context.Context) ([]Reason, error)
+	Preflight(ctx context.Context) ([]fleetlink.Workload, error)
 }
 
 // NotesFile keeps Notes in one file, in a directory that is there.
@@ -280,11 +281,7 @@ func (s *Shadow) lookOutside(ctx context.Context, o *Observed, p policy.Policy) 
 	}
 	o.Stopped, o.Waits = standing.Stopped, standing.Waits
 	o.Blockers = s.Host.Blockers(ctx, p)
-	ahead, err := s.Scheduler.Preflight(ctx)
-	if err != nil {
-		ahead = []Reason{{Kind: "scheduler", Text: "the scheduler cannot be asked: " + err.Error()}}
-	}
-	o.Blockers = append(o.Blockers, ahead...)
+	o.Blockers = append(o.Blockers, preflight(ctx, s.Scheduler, p)...)
 }
 
 // tell puts what was seen into the status, and tells what is new of it.

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/rebootlock/window"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -53,7 +54,7 @@ func (w *watched) Standing(context.Context) (Standing, error) {
 	return Standing{Permit: NoPermit, Stopped: w.stopped}, nil
 }
 
-func (w *watched) Preflight(context.Context) ([]Reason, error) { return nil, nil }
+func (w *watched) Preflight(context.Context) ([]fleetlink.Workload, error) { return nil, nil }
 
 func (w *watched) act(what string) error {
 	w.t.Errorf("in shadow mode: %s", what)

@@ -60,7 +60,7 @@ type Status struct {
 	Done       int64   `json:"done_bytes"`        // of the present download
 	Total      int64   `json:"total_bytes"`       // of the present download
 	Permit     string  `json:"permit"`            // "none", "queued", "held" or "unknown"
-	Drained    bool    `json:"drained"`           // workloads were moved away
+	Drained    bool    `json:"drained"`           // this machine is out of service, and its workloads have left
 	Paused     string  `json:"paused,omitempty"`  // an operator's reason; "" when not paused
 	Pending    string  `json:"pending,omitempty"` // an operator's accepted wish: "rollback" or "reboot"
 
@@ -69,6 +69,8 @@ type Status struct {
 	LastError   string      `json:"last_error,omitempty"`
 	LastErrorAt time.Time   `json:"last_error_at,omitzero"`
 	Rejected    []Rejection `json:"rejected,omitempty"`
+
+	Drain *Draining `json:"drain,omitempty"` // the drain that was begun; nil if there is none
 
 	// Shadow is what a Shadow saw; nil where an Updater keeps the machine.
 	Shadow *Shadowing `json:"shadow,omitempty"`

@@ -77,8 +77,9 @@ type Facts struct {
 	MayStage bool // to an external coordinator: nobody paused this machine
 	Permit   Permit
 	Stuck    bool // the permit is only feared to be held, and cannot be given back: whom it belongs to does not answer
-	Drained  bool // workloads of this machine were moved away on our word and not brought back
+	Drained  bool // this machine is out of service on our word, and none of its workloads is left
 	Begun    bool // a drain was begun, and its work is not known to be back
+	Back     bool // after that all is as it was before: work, and what else the policy asks for
 	Offered  bool // a release is offered that is wanted and not written yet
 	Stale    bool // the last check is too long ago, or somebody asked for one
 	MayWrite bool // a download may run now, and the passive slot may be given up
@@ -160,6 +161,8 @@ func settle(f Facts) Step {
 		return Wait
 	case f.Drained || f.Begun:
 		return Resume
+	case f.Permit == Held && !f.Back: // the next machine would go while this one's work is still missing
+		return Wait
 	case f.Permit == Held:
 		return Release
 	case f.Permit == Queued && !(f.Goal != NoGoal && f.MayWait):

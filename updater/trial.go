@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/drydock-os/drydock/updater/policy"
 )
 
 // healthPoll is how often a boot that is not healthy yet is judged again.
@@ -22,7 +24,7 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 	var ailments []Reason
 	for {
 		bounded, cancel := u.clock().Within(ctx, timeout)
-		ailments = u.Host.Ailments(bounded, p)
+		ailments = append(u.Host.Ailments(bounded, p), u.misses(ctx, p)...)
 		cancel()
 		if id, err := u.Host.Identity(); err == nil && id.Damage != "" && o.onTrial() {
 			ailments = append(ailments, Reason{Kind: "damage", Text: "the slot is damaged: " + id.Damage})
@@ -47,6 +49,24 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		}
 		u.clock().Pause(ctx, healthPoll, nil)
 	}
+}
+
+// misses says what the scheduler finds wrong with this machine, where health asks
+// it. One that does not answer may be a machine without a network.
+func (u *Updater) misses(ctx context.Context, p policy.Policy) (reasons []Reason) {
+	if !p.Health.Scheduler {
+		return nil
+	}
+	bounded, cancel := u.clock().Within(ctx, p.Health.CheckTimeout)
+	defer cancel()
+	ails, err := u.Scheduler.Ailments(bounded)
+	if err != nil {
+		return []Reason{mute(err)}
+	}
+	for _, w := range ails {
+		reasons = append(reasons, Reason{Kind: "health", Text: w.String()})
+	}
+	return reasons
 }
 
 func (u *Updater) judged(h Health, why string) error {

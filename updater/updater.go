@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/omaha"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/payload"
@@ -28,7 +29,8 @@ type Updater struct {
 	Disk      Disk
 	Control   partition.Control
 	Lock      RebootLock
-	Scheduler Scheduler
+	Scheduler fleetlink.Link
+	Gates     Gates // nil: none
 	Host      Host
 	Store     Store
 	Scratch   string // directory for checkpoints, the PCR policy and the server's last answer
@@ -201,7 +203,7 @@ func (u *Updater) act(ctx context.Context, step Step, o Observed) error {
 	case Lock:
 		return u.lock(ctx, o)
 	case Drain:
-		return u.drain(ctx)
+		return u.drain(ctx, o)
 	case Stage:
 		return u.stage(ctx, o)
 	case Unstage:

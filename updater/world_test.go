@@ -32,6 +32,7 @@ type outside struct {
 	lockUp  bool
 	half    bool // a drain was begun and has not ended, and its work is not back
 	drained bool
+	missing bool // work was resumed, and does not run yet
 	window  bool
 	blocked bool // somebody inhibits a reboot, or is logged in
 	unseen  bool // the permit was taken away, and the machine still believes in it
@@ -117,6 +118,9 @@ func (w world) observed() Observed {
 		Health: w.health, Permit: w.permit, Drained: w.drained, Begun: w.half, Stale: !w.checked}
 	if w.unseen {
 		o.Permit = Held
+	}
+	if w.missing && o.Permit == Held && !w.half {
+		o.Returns = []Reason{{Kind: "return"}}
 	}
 	if w.blocked {
 		o.Blockers = []Reason{{Kind: "inhibitor"}}
@@ -228,16 +232,27 @@ func (w world) step(s Step) (done, torn []world) {
 	case Resume:
 		fail()
 		n.drained, n.half = false, false
+		if o.Permit == Held && w.rare() {
+			m := n
+			m.missing = true
+			done = append(done, m)
+		}
 		if crash(); o.Permit == NoPermit {
 			n.memory = n.memory.lost(o, time.Minute)
 		}
 	case Release:
-		n.permit, n.unseen = NoPermit, false
+		n.permit, n.unseen, n.missing = NoPermit, false, false
 		crash()
 		n.memory = n.memory.released(o, time.Minute, "")
 	}
 	n.memory.History = nil
 	return append(done, n), append(torn, n)
+}
+
+// rare reports whether a world has room for one more of the rare things: two
+// stories at once are more than are needed.
+func (w world) rare() bool {
+	return !w.newer && !w.wished && !w.taken && !w.external && !w.blocked && w.tries == 1
 }
 
 // fenced says whether a step begins with the lock's fence.
@@ -304,12 +319,17 @@ func (w world) around() map[string]world {
 		n.blocked = !n.blocked
 		out["inhibitor"] = n
 	}
+	if w.missing {
+		n = w
+		n.missing = false
+		out["work-back"] = n
+	}
 	n = w
 	n.on = false
 	out["power-cut"] = n
 	if w.permit == Held && !w.taken && !w.newer && !w.blocked {
 		n = w
-		n.permit, n.taken = NoPermit, true
+		n.permit, n.taken, n.missing = NoPermit, true, false
 		out["taken-away"] = n
 		if n.unseen = true; !w.wished {
 			out["taken-away-unseen"] = n

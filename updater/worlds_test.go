@@ -38,6 +38,8 @@ func (w world) forbidden(s Step) string {
 		return "released before good"
 	case s == Release && (w.drained || w.half):
 		return "released before the work is back"
+	case s == Release && w.missing && w.permit == Held && !w.unseen:
+		return "released while work is missing"
 	case w.external && (s == Lock || s == Drain || leaving):
 		return "external coordinator, and yet " + s.String()
 	case towards && !w.lockUp:
@@ -46,7 +48,7 @@ func (w world) forbidden(s Step) string {
 		return s.String() + " outside the window"
 	case towards && w.blocked:
 		return s.String() + " past an inhibitor"
-	case s == Wait && w.permit == Held && w.lockUp && w.failed == Wait && w.health == Healthy && !(w.window && !w.blocked):
+	case s == Wait && w.permit == Held && w.lockUp && w.failed == Wait && w.health == Healthy && !w.missing && !(w.window && !w.blocked):
 		return "keeps a permit that it cannot use" // flatcar/Flatcar#408, SUSE/rebootmgr#4
 	case s == Lock && (w.drained || w.half || staged):
 		return "asks for a permit drained or staged: it may wait for hours"
@@ -143,7 +145,7 @@ func TestDecideEveryWorld(t *testing.T) {
 func (w world) settle() (world, bool) {
 	for range 100 {
 		w = w.later()
-		w.window, w.lockUp, w.blocked = true, true, false
+		w.window, w.lockUp, w.blocked, w.missing = true, true, false, false
 		if !w.on {
 			w = w.boot()
 			continue

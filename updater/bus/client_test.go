@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/godbus/dbus/v5"
 	"github.com/godbus/dbus/v5/introspect"
@@ -28,7 +29,9 @@ func full() updater.Status {
 			{Slot: "A", Release: "1.0.0", Priority: 2, Successful: true}, {Slot: "B", Priority: 1, Tries: 1},
 		},
 		NewVersion: "1.1.0", NewSize: 808010, Written: true, Staged: true, Progress: 0.25, Done: 202002, Total: 808010,
-		Permit: "held", Drained: true, Paused: "because", Pending: "reboot",
+		Permit: "held", Drained: true,
+		Drain:  &updater.Draining{Since: at, Deadline: at.Add(time.Hour), Total: 3, Left: []fleetlink.Workload{{Name: "shop/db", Why: "its budget allows none"}}},
+		Paused: "because", Pending: "reboot",
 		LastChecked: at, NextCheck: at.Add(time.Hour), LastError: "it broke", LastErrorAt: at.Add(time.Minute),
 		Shadow:   &updater.Shadowing{Upstream: updater.Upstream{Running: true, Operation: updater.Downloading}, Would: "write"},
 		Rejected: []updater.Rejection{{Version: "1.0.9", SHA256: "ab", Reason: "sick", At: at}},

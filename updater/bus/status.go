@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/godbus/dbus/v5"
 )
@@ -38,6 +39,22 @@ type wireRejection struct {
 	At                      int64
 }
 
+// wireDrain is an updater.Draining as (xxua(ss)): since and deadline in Unix
+// seconds, how many workloads had to leave, and of each that is left its name and
+// what it waits for. All is zero where no drain was begun.
+type wireDrain struct {
+	Since, Deadline int64
+	Total           uint32
+	Left            []fleetlink.Workload
+}
+
+func wireDrainOf(d *updater.Draining) wireDrain {
+	if d == nil {
+		return wireDrain{}
+	}
+	return wireDrain{unix(d.Since), unix(d.Deadline), uint32(d.Total), d.Left}
+}
+
 // properties are the manager's: each is read off the status, none is stored.
 // manager.xml says the same to clients.
 var properties = []struct {
@@ -62,6 +79,7 @@ var properties = []struct {
 	{"TotalBytes", func(s updater.Status) any { return s.Total }},
 	{"Permit", func(s updater.Status) any { return s.Permit }},
 	{"Drained", func(s updater.Status) any { return s.Drained }},
+	{"Drain", func(s updater.Status) any { return wireDrainOf(s.Drain) }},
 	{"Paused", func(s updater.Status) any { return s.Paused }},
 	{"Pending", func(s updater.Status) any { return s.Pending }},
 	{"LastChecked", func(s updater.Status) any { return unix(s.LastChecked) }},

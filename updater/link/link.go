@@ -1,10 +1,9 @@
-// Package link fits the reboot lock and the scheduler to what the updater asks of them.
+// Package link fits the reboot lock to what the updater asks of it.
 package link
 
 import (
 	"context"
 
-	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
 )
@@ -44,29 +43,3 @@ func (l Lock) Fence(ctx context.Context, phase string) error {
 func (l Lock) Release(ctx context.Context, _ updater.Ending, _ string) error {
 	return l.Group.Release(ctx, l.Machine)
 }
-
-// Scheduler is one machine's side of a scheduler in memory.
-type Scheduler struct {
-	Cluster *fleetlink.Memory
-	Machine string
-}
-
-// Preflight implements updater.Scheduler.
-func (s Scheduler) Preflight(ctx context.Context) ([]updater.Reason, error) {
-	why, err := s.Cluster.Preflight(ctx, s.Machine)
-	if why == "" || err != nil {
-		return nil, err
-	}
-	return []updater.Reason{{Kind: "drain", Text: "this machine could not be drained now: " + why}}, nil
-}
-
-// Drain implements updater.Scheduler.
-func (s Scheduler) Drain(ctx context.Context) error { return s.Cluster.Drain(ctx, s.Machine) }
-
-// Drained implements updater.Scheduler.
-func (s Scheduler) Drained(ctx context.Context) (bool, error) {
-	return s.Cluster.Drained(ctx, s.Machine)
-}
-
-// Resume implements updater.Scheduler.
-func (s Scheduler) Resume(ctx context.Context) error { return s.Cluster.Resume(ctx, s.Machine) }

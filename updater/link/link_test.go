@@ -5,7 +5,6 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/link"
@@ -74,25 +73,5 @@ func TestPermitOfTheGroupIsGivenBackAfterTheStrategyChanged(t *testing.T) {
 	}
 	if p, err := l.Acquire(ctx, updater.Intent{Reason: "update"}); p != updater.Held || err != nil || len(group.Holders()) != 0 {
 		t.Errorf("%v, %v: the next permit is the machine's own", p, err)
-	}
-}
-
-func TestScheduler(t *testing.T) {
-	ctx, cluster := context.Background(), &fleetlink.Memory{}
-	s := link.Scheduler{Cluster: cluster, Machine: "a"}
-	cluster.Place("a", "web")
-	cluster.Obstruct("a", "no room elsewhere")
-	if r, err := s.Preflight(ctx); len(r) != 1 || err != nil {
-		t.Errorf("preflight: %v, %v", r, err)
-	}
-	cluster.Obstruct("a", "")
-	if err := s.Drain(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if drained, err := s.Drained(ctx); !drained || err != nil {
-		t.Errorf("drained %t, %v", drained, err)
-	}
-	if err := s.Resume(ctx); err != nil || len(cluster.Workloads("a")) != 1 {
-		t.Errorf("resume: %v, %v", err, cluster.Workloads("a"))
 	}
 }

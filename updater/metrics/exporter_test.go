@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/updater"
 )
 
@@ -30,7 +31,7 @@ func full() *Exporter {
 			return updater.Status{
 				Step: updater.Wait, StepName: "wait", Operation: updater.Downloading, Booted: "A", Release: "1.0.0", Strategy: "coordinated",
 				Reasons:    []updater.Reason{{Kind: "window"}, {Kind: "queued"}, {Kind: "window"}, {Kind: "of a newer drydockd"}},
-				NewVersion: "1.1.0", Written: true, Permit: "held", Drained: true, OnTrial: true, Paused: "fair", Done: 5, Total: 10,
+				NewVersion: "1.1.0", Written: true, Permit: "held", Drained: true, Drain: &updater.Draining{Total: 2, Left: []fleetlink.Workload{{Name: "db"}}}, OnTrial: true, Paused: "fair", Done: 5, Total: 10,
 				LastChecked: noon.Add(-time.Hour), NextCheck: noon.Add(time.Hour), LastErrorAt: noon.Add(-time.Minute),
 				Rejected: []updater.Rejection{{Version: "0.9.0"}, {Version: "0.8.0"}},
 			}
@@ -105,7 +106,7 @@ func TestWhatIsShown(t *testing.T) {
 		`drydock_waiting{reason="window"}`: 1, `drydock_waiting{reason="queued"}`: 1, `drydock_waiting{reason="other"}`: 1,
 		`drydock_reboot_wanted{for="update"}`: 1, `drydock_reboot_wanted{for="rollback"}`: 0,
 		`drydock_permit{state="held"}`: 1, `drydock_permit{state="queued"}`: 0, `drydock_rejected_releases`: 2,
-		`drydock_on_trial`: 1, `drydock_paused`: 1, `drydock_drained`: 1,
+		`drydock_on_trial`: 1, `drydock_paused`: 1, `drydock_drained`: 1, `drydock_drain_workloads_left`: 1,
 		`drydock_drain_duration_seconds`: 45, `drydock_step_began_timestamp_seconds`: at(45 * time.Second),
 		`drydock_cluster_info{cluster="harbour",group="web",zone="rack-1"}`: 1, `drydock_lock_clock_offset_seconds`: 360,
 		`drydock_lock_phase_timestamp_seconds{phase="draining"}`: at(0), `drydock_lock_deadline_timestamp_seconds`: at(time.Hour),

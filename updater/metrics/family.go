@@ -76,9 +76,9 @@ func clean(s string) string {
 // updater.Reason. Any other is shown as "other", so that their number is bounded.
 var Reasons = []string{
 	"absent", "booking", "bus", "by-hand", "check", "clock", "clone", "cluster", "coordinator", "current", "damage", "disabled", "download-window", "drain",
-	"etcd", "failed", "flatcar", "fleetlock", "freeze", "full", "gpt", "group", "health", "hook", "http", "inhibitor", "keep-previous", "keys",
+	"etcd", "failed", "flatcar", "fleetlock", "freeze", "full", "gate", "gpt", "group", "health", "hook", "http", "inhibitor", "keep-previous", "keys",
 	"lock", "logind", "member", "memory", "metrics", "notes", "operator", "overdue", "pause", "paused", "permit", "platform", "policy", "queued",
-	"reinstalled", "rejected", "retry", "rollback", "rules", "scheduler", "server", "session", "shadow", "staged", "stopped", "strategy", "stuck",
+	"reinstalled", "rejected", "retry", "return", "rollback", "rules", "scheduler", "server", "session", "shadow", "staged", "stopped", "strategy", "stuck",
 	"unit", "unknown", "upstream", "version", "window", "zone", other,
 }
 

@@ -52,6 +52,12 @@ var machineFamilies = []family{
 		values: func(v view, show put) { show(truth(v.status.Paused != "")) }},
 	{name: "drydock_drained", kind: "gauge", help: "Work was moved away and is not back: 1.",
 		values: func(v view, show put) { show(truth(v.status.Drained)) }},
+	{name: "drydock_drain_workloads_left", kind: "gauge", help: "Workloads that still have to leave, of a drain that was begun; absent: there is none.",
+		values: func(v view, show put) {
+			if d := v.status.Drain; d != nil {
+				show(float64(len(d.Left)))
+			}
+		}},
 	{name: "drydock_permit", kind: "gauge", help: "The machine's standing in its group's lock: 1 for one of these, 0 for the others.", labels: []string{"state"},
 		values: func(v view, show put) { states(show, permitNames, v.status.Permit) }},
 	{name: "drydock_rejected_releases", kind: "gauge", help: "Releases that this machine does not take again.",

@@ -132,6 +132,7 @@ type Trial struct {
 type Health struct {
 	Units        []string      `mapstructure:"units"`         // systemd units that must be active
 	Directory    string        `mapstructure:"directory"`     // each executable in it must exit 0; need not exist
+	Scheduler    bool          `mapstructure:"scheduler"`     // the cluster's scheduler must find this machine well
 	Timeout      time.Duration `mapstructure:"timeout"`       // for everything to become healthy
 	CheckTimeout time.Duration `mapstructure:"check_timeout"` // for one executable
 	Settle       time.Duration `mapstructure:"settle"`        // how long all of it must stay healthy
@@ -164,8 +165,9 @@ const (
 
 // Drain bounds how long the machine's workloads may take to leave.
 type Drain struct {
-	Timeout   time.Duration `mapstructure:"timeout"`
-	OnTimeout OnTimeout     `mapstructure:"on_timeout"`
+	Timeout    time.Duration `mapstructure:"timeout"`
+	OnTimeout  OnTimeout     `mapstructure:"on_timeout"`
+	ForceGrace time.Duration `mapstructure:"force_grace"` // for what is ended by force
 }
 
 // Control names what chooses the slot at boot.
@@ -227,13 +229,14 @@ func Default() Policy {
 			Deadline:      15 * time.Minute,
 		},
 		Health: Health{
+			Scheduler:    true,
 			Directory:    "/etc/drydock/health.d",
 			Timeout:      5 * time.Minute,
 			CheckTimeout: time.Minute,
 			Settle:       45 * time.Second,
 		},
 		Hook:      Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
-		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort},
+		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort, ForceGrace: 2 * time.Minute},
 		Cluster:   Cluster{Group: "default", Coordinate: true},
 		Group:     DefaultGroup(),
 		Platform:  Platform{File: "/run/metadata/flatcar"},

@@ -44,6 +44,7 @@ func (p Policy) Validate() []error {
 	c.between("hook.timeout", p.Hook.Timeout, time.Second, maxWait)
 	c.between("drain.timeout", p.Drain.Timeout, time.Second, maxWait)
 	oneOf(&c, "drain.on_timeout", p.Drain.OnTimeout, Abort, Wait, Force)
+	c.between("drain.force_grace", p.Drain.ForceGrace, time.Second, maxWait)
 	p.Cluster.validate(&c)
 	if p.Group.given() {
 		c.errs = append(c.errs, p.Group.Validate("group")...)

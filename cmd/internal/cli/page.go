@@ -36,6 +36,7 @@ func (p page) status(s updater.Status) {
 		p.line("", "%s", gauge(s.Done, s.Total))
 	}
 	p.reasons(s.Reasons)
+	p.drain(s.Drain)
 	p.line("Checked", "%s", p.checked(s))
 	if s.Strategy != "" {
 		p.line("Reboots", "strategy %s, permit %s%s", s.Strategy, orDash(s.Permit), drained(s.Drained))
@@ -82,6 +83,18 @@ func (p page) shadow(s updater.Status) {
 	}
 	if s.LastError != "" {
 		p.line("Error", "%s%s", s.LastError, p.ago(s.LastErrorAt))
+	}
+}
+
+// drain is how far a drain is that was begun.
+func (p page) drain(d *updater.Draining) {
+	switch {
+	case d == nil:
+	case len(d.Left) == 0:
+		p.line("Drain", "all work has left%s", p.ago(d.Since))
+	default:
+		p.line("Drain", "%d of %d workloads have left; begun %s%s, may last until %s%s", d.Total-len(d.Left), d.Total,
+			stamp(d.Since), p.ago(d.Since), stamp(d.Deadline), p.in(d.Deadline))
 	}
 }
 

@@ -86,7 +86,7 @@ func New(o Options) (*Daemon, error) {
 		Disk:      slots,
 		Control:   slots.Control,
 		Lock:      link.ByStrategy{Strategy: d.strategy, Group: d.cluster.group, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "this"}},
-		Scheduler: link.Scheduler{Cluster: &fleetlink.Memory{}, Machine: "this"},
+		Scheduler: (&fleetlink.Memory{}).On("this"),
 		Host: &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus},
 			Policy: func() policy.Policy { return d.updater.Policy() }},
 		Store:     machine.Store{File: updater.MemoryFile{Path: filepath.Join(p.State, "memory.json")}},

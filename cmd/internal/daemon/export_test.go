@@ -1,6 +1,6 @@
 package daemon
 
-import "github.com/drydock-os/drydock/updater"
+import "github.com/drydock-os/drydock/fleetlink"
 
 // Schedule has a daemon that does not run yet ask another scheduler.
-func (d *Daemon) Schedule(s updater.Scheduler) { d.updater.Scheduler = s }
+func (d *Daemon) Schedule(s fleetlink.Link) { d.updater.Scheduler = s }

@@ -18,7 +18,6 @@ import (
 	"github.com/drydock-os/drydock/cmd/internal/daemon"
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/rebootlock"
-	"github.com/drydock-os/drydock/updater/link"
 )
 
 // runScheduled is drydockd with a scheduler that has work on this machine, which
@@ -37,7 +36,7 @@ func runScheduled(budget string) int {
 	o.Reload = reload
 	d, err := daemon.New(o)
 	if err == nil {
-		d.Schedule(&budgeted{Scheduler: link.Scheduler{Cluster: &fleetlink.Memory{}, Machine: "this"}, budget: budget})
+		d.Schedule(&budgeted{Link: (&fleetlink.Memory{}).On("this"), budget: budget})
 		err = d.Run(ctx)
 	}
 	if err != nil {
@@ -49,18 +48,18 @@ func runScheduled(budget string) int {
 
 // budgeted is a scheduler whose drain waits while a file is there.
 type budgeted struct {
-	link.Scheduler
+	fleetlink.Link
 	budget string
 }
 
-// Drain implements updater.Scheduler.
-func (b *budgeted) Drain(ctx context.Context) error {
+// Drain implements fleetlink.Link.
+func (b *budgeted) Drain(ctx context.Context, o fleetlink.Order) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		why, err := os.ReadFile(b.budget)
 		if err != nil {
-			return b.Scheduler.Drain(ctx)
+			return b.Link.Drain(ctx, o)
 		}
 		select {
 		case <-ctx.Done():

@@ -44,7 +44,7 @@ func newShadow(o Options, conf conf) (*Daemon, error) {
 		Slots:     sight{slots},
 		Host:      &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus}},
 		Lock:      lock,
-		Scheduler: link.Scheduler{Cluster: &fleetlink.Memory{}, Machine: "this"},
+		Scheduler: (&fleetlink.Memory{}).On("this"),
 		Beside:    func(p policy.Policy) []updater.Reason { return beside(p, rootOf(o.Root)) },
 		Notes:     updater.NotesFile{Path: filepath.Join(p.State, "shadow.json")},
 		Observers: []updater.Observer{journal.New(o.Log), d.server, d.numbers},

@@ -47,7 +47,7 @@ func (f *fleet) rows(v rebootlock.View) []string {
 		if phases[h.name] != "" {
 			does = "● " + does
 		}
-		rows = append(rows, row(h.name, runs, does, strings.Join(f.work.on(h.name), " ")))
+		rows = append(rows, row(h.name, runs, does, strings.Join(f.work.Workloads(h.name), " ")))
 	}
 	return rows
 }

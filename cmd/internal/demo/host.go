@@ -153,7 +153,7 @@ func (h *host) daemon(client *rebootlock.Client, publisher *link.Publisher) *upd
 	u := &updater.Updater{
 		Disk: h.machine, Control: h.machine.Control, Host: h.machine,
 		Lock:      &link.Group{Client: client},
-		Scheduler: pier{link.Scheduler{Cluster: &f.work.memory, Machine: h.name}, &f.work},
+		Scheduler: pier{f.work.On(h.name), &f.work},
 		Store:     updater.MemoryFile{Path: filepath.Join(h.dir, "memory.json")},
 		Scratch:   h.dir, Program: "drydock-demo", Now: time.Now,
 		Observers: []updater.Observer{publisher, updater.ObserverFunc(h.observe)},

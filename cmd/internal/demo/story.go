@@ -187,7 +187,7 @@ func (f *fleet) end() {
 	f.screen.say("")
 	for _, h := range f.hosts {
 		s, _ := h.status()
-		f.screen.say("%s  %s  %s  %s", h.name, inWords(s.Slots[0], s.Booted), inWords(s.Slots[1], s.Booted), strings.Join(f.work.on(h.name), " "))
+		f.screen.say("%s  %s  %s  %s", h.name, inWords(s.Slots[0], s.Booted), inWords(s.Slots[1], s.Booted), strings.Join(f.work.Workloads(h.name), " "))
 	}
 	f.screen.say("")
 	f.screen.say("%d reboots, and never more than %d of %d were down, as a watch on etcd saw it at every revision.",

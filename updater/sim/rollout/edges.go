@@ -6,11 +6,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/partition/powercut"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
-	"github.com/drydock-os/drydock/updater/link"
 	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/sim"
 )
@@ -157,18 +157,18 @@ func (c control) SetTable(t partition.Table) error {
 
 // scheduler is the cluster's, which takes its time.
 type scheduler struct {
-	link.Scheduler
+	fleetlink.Link
 	m *machine
 }
 
-// Drain implements updater.Scheduler.
-func (s scheduler) Drain(ctx context.Context) error {
+// Drain implements fleetlink.Link.
+func (s scheduler) Drain(ctx context.Context, o fleetlink.Order) error {
 	m := s.m
 	if !m.on() {
 		return errOff
 	}
 	m.s.watch.allowed(m, rebootlock.PhaseDraining)
-	if drained, err := s.Drained(ctx); drained || err != nil {
+	if now, err := s.Standing(ctx); now.Drained() || err != nil {
 		return err
 	}
 	m.mark(draining)
@@ -182,15 +182,15 @@ func (s scheduler) Drain(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("work is still there: %w", context.Cause(ctx))
 	}
-	return s.Scheduler.Drain(ctx)
+	return s.Link.Drain(ctx, o)
 }
 
-// Resume implements updater.Scheduler.
+// Resume implements fleetlink.Link.
 func (s scheduler) Resume(ctx context.Context) error {
 	if !s.m.on() {
 		return errOff
 	}
-	return s.Scheduler.Resume(ctx)
+	return s.Link.Resume(ctx)
 }
 
 // host is the running system.

@@ -161,7 +161,7 @@ func (m *machine) daemon() *updater.Updater {
 	}
 	u := &updater.Updater{
 		Disk: slots{m.host, m}, Control: m.host.Control, Lock: lock,
-		Scheduler: scheduler{link.Scheduler{Cluster: m.s.cluster, Machine: m.id}, m}, Host: host{m.host, m},
+		Scheduler: scheduler{m.s.cluster.On(m.id), m}, Host: host{m.host, m},
 		Store: memory{m}, Scratch: m.scratch(), Program: "drydock-simulated", Now: m.now,
 		Keys: func(policy.Trust) (payload.Keys, error) { return m.s.factory.keys, nil },
 		HTTP: func(policy.Policy) (*http.Client, error) { return &http.Client{Transport: network{m}}, nil },

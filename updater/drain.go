@@ -1,0 +1,170 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/updater/policy"
+)
+
+// A Draining is a drain that was begun and whose work is not back.
+type Draining struct {
+	Since    time.Time            `json:"since"`
+	Deadline time.Time            `json:"deadline"`       // when policy decides what becomes of it
+	Total    int                  `json:"total"`          // workloads that had to leave, as far as they were seen
+	Left     []fleetlink.Workload `json:"left,omitempty"` // those that are still here, and what they wait for
+}
+
+// drain takes the machine out of service and has the work leave, for as long as
+// the lock stands by the permit.
+func (u *Updater) drain(ctx context.Context, o Observed) error {
+	if err := u.Lock.Fence(ctx, PhaseDraining); err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	u.run.begun, u.run.resumed = true, false
+	since, err := u.drainBegan(o)
+	if err != nil {
+		return err
+	}
+	m, p := u.recall(), u.Policy()
+	order := fleetlink.Order{Why: "drydock: " + m.intent(o).Reason, Progress: u.left}
+	overdue := p.Drain.OnTimeout == policy.Wait && !o.Now.Before(since.Add(p.Drain.Timeout))
+	if order.Deadline = since.Add(p.Drain.Timeout); overdue {
+		order.Deadline = o.Now.Add(p.Drain.Timeout) // when it is said again
+	}
+	late, err := u.drainUntil(ctx, order)
+	switch {
+	case err == nil:
+		m = u.recall()
+		m.Unfinished = 0
+		return u.remember(m)
+	case late && p.Drain.OnTimeout == policy.Wait:
+		u.event(EventWaiting, "", nil, "the drain is overdue after %s and goes on: %v", u.Now().Sub(since).Round(time.Second), err)
+		return nil // not drained yet: the next look drains on
+	case late && p.Drain.OnTimeout == policy.Force:
+		u.event(EventOperator, "", nil, "the drain did not finish within %s; the policy says to reboot all the same, so what still runs is ended: %v", p.Drain.Timeout, err)
+		order.Force, order.Deadline = true, u.Now().Add(p.Drain.ForceGrace)
+		if late, err = u.drainUntil(ctx, order); err != nil && !late {
+			return fmt.Errorf("drain: %w", err)
+		}
+		u.run.forced = true
+		return nil
+	case late:
+		m = u.recall()
+		m.Unfinished++
+		u.Trouble("memory", u.remember(m))
+	}
+	return fmt.Errorf("drain: %w", err)
+}
+
+// drainBegan returns when the drain of this boot was begun, by this run of the
+// daemon or by one before it.
+func (u *Updater) drainBegan(o Observed) (time.Time, error) {
+	m := u.recall()
+	if d := m.Drain; d != nil && d.Boot == o.BootID && !d.Since.After(o.Now) {
+		return d.Since, nil
+	}
+	m.Drain = &Begun{Since: o.Now, Boot: o.BootID}
+	return o.Now, u.remember(m)
+}
+
+// drainUntil drains until the order's deadline, and reports whether that is what
+// ended it.
+func (u *Updater) drainUntil(ctx context.Context, order fleetlink.Order) (late bool, err error) {
+	bounded, cancel := u.clock().Within(ctx, max(order.Deadline.Sub(u.Now()), 0))
+	defer cancel()
+	guarded, stop := context.WithCancelCause(bounded)
+	guard := u.clock().Beside(func() { u.guard(guarded, stop) })
+	if err = u.Scheduler.Cordon(guarded, order.Why); err == nil {
+		err = u.Scheduler.Drain(guarded, order)
+	}
+	stop(nil)
+	guard()
+	if halt := (halted{}); errors.As(context.Cause(guarded), &halt) && err != nil {
+		return false, halt
+	}
+	return ctx.Err() == nil && bounded.Err() != nil, err
+}
+
+// left tells of a drain's progress.
+func (u *Updater) left(left []fleetlink.Workload) {
+	u.beat()
+	u.mu.Lock()
+	s := &u.status
+	s.Drain = u.memory.draining(left, s.Drain, u.policy.Drain)
+	reasons := slices.DeleteFunc(slices.Clone(s.Reasons), func(r Reason) bool { return r.Kind == "drain" })
+	if len(left) > 0 {
+		reasons = append(reasons, stillHere(left))
+	}
+	s.Reasons = reasons
+	total := s.Drain.Total
+	if total > 0 {
+		s.Progress = float64(total-len(left)) / float64(total)
+	}
+	u.mu.Unlock()
+	u.event(EventProgress, "", nil, "%d of %d workloads have left", total-len(left), total)
+}
+
+// stillHere is the reason of a drain that goes on.
+func stillHere(left []fleetlink.Workload) Reason {
+	return Reason{Kind: "drain", Text: fleetlink.List(left)}
+}
+
+// draining is the drain that is remembered, as status shows it, after before.
+func (m Memory) draining(left []fleetlink.Workload, before *Draining, p policy.Drain) *Draining {
+	if m.Drain == nil {
+		return &Draining{Total: len(left), Left: slices.Clone(left)}
+	}
+	d := &Draining{Since: m.Drain.Since, Deadline: m.Drain.Since.Add(p.Timeout), Total: len(left), Left: slices.Clone(left)}
+	if before != nil {
+		d.Total = max(d.Total, before.Total)
+	}
+	return d
+}
+
+// halted says why a drain was stopped in its middle.
+type halted struct{ why string }
+
+// Error is the reason as a sentence.
+func (h halted) Error() string { return "stopped: " + h.why }
+
+// guard ends a drain when the permit is gone or somebody stopped the group: an
+// operator's freeze does not wait for half an hour. What cannot be read ends
+// nothing: no reboot comes of a drain alone.
+func (u *Updater) guard(ctx context.Context, stop context.CancelCauseFunc) {
+	for {
+		u.pause(ctx, pollDrain)
+		if ctx.Err() != nil {
+			return
+		}
+		s, err := u.Lock.Standing(ctx)
+		switch {
+		case err != nil || s.Permit == PermitUnknown:
+		case s.Permit != Held:
+			stop(halted{"the permit is no longer this machine's"})
+			return
+		case len(s.Stopped) > 0:
+			stop(halted{s.Stopped[0].Text})
+			return
+		}
+	}
+}
+
+// resume takes work back. Who lost a permit on the way waits like who gave it
+// back unused.
+func (u *Updater) resume(ctx context.Context, o Observed) error {
+	u.run.forced = false
+	if err := u.Scheduler.Resume(ctx); err != nil {
+		return fmt.Errorf("take work back: %w", err)
+	}
+	u.run.begun, u.run.resumed = false, true
+	m := u.recall()
+	if m.Drain = nil; o.Permit == NoPermit {
+		m = m.lost(o, u.Policy().Reboot.RetryPause)
+	}
+	return u.remember(m)
+}
