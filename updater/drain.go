@@ -37,16 +37,19 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 		order.Deadline = o.Now.Add(p.Drain.Timeout) // when it is said again
 	}
 	late, err := u.drainUntil(ctx, order)
+	if late && err != nil {
+		err = inTime(err, o.Left, p.Drain.Timeout)
+	}
 	switch {
 	case err == nil:
 		m = u.recall()
 		m.Unfinished = 0
 		return u.remember(m)
 	case late && p.Drain.OnTimeout == policy.Wait:
-		u.event(EventWaiting, "", nil, "the drain is overdue after %s and goes on: %v", u.Now().Sub(since).Round(time.Second), err)
+		u.event(EventWaiting, "", nil, "the drain has lasted %s and goes on: %v", u.Now().Sub(since).Round(time.Second), err)
 		return nil // not drained yet: the next look drains on
 	case late && p.Drain.OnTimeout == policy.Force:
-		u.event(EventOperator, "", nil, "the drain did not finish within %s; the policy says to reboot all the same, so what still runs is ended: %v", p.Drain.Timeout, err)
+		u.event(EventOperator, "", nil, "the policy says to reboot all the same, so what still runs is ended: %v", err)
 		order.Force, order.Deadline = true, u.Now().Add(p.Drain.ForceGrace)
 		if late, err = u.drainUntil(ctx, order); err != nil && !late {
 			return fmt.Errorf("drain: %w", err)
@@ -59,6 +62,15 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 		u.Trouble("memory", u.remember(m))
 	}
 	return fmt.Errorf("drain: %w", err)
+}
+
+// inTime is the error of a drain that took too long: what is left, as it was seen
+// last, is what a person asks about.
+func inTime(err error, left []fleetlink.Workload, timeout time.Duration) error {
+	if u := (fleetlink.Unfinished{}); errors.As(err, &u) {
+		left = u.Left
+	}
+	return fleetlink.Unfinished{Left: left, Err: fmt.Errorf("not drained within %s", timeout)}
 }
 
 // drainBegan returns when the drain of this boot was begun, by this run of the
