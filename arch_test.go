@@ -32,6 +32,7 @@ var layers = map[string][]string{
 	"rebootlock/etcdtest/etcd":      {},
 	"fleetlink":                     {},
 	"fleetlink/linktest":            {"fleetlink"},
+	"fleetlink/nomad":               {"fleetlink"},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},

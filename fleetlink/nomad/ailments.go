@@ -1,0 +1,112 @@
+package nomad
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+
+	"github.com/drydock-os/drydock/fleetlink"
+)
+
+// An owed group is one of a system job that ran here before the work left.
+type owed struct{ Namespace, Job, Group string }
+
+// String names it as an allocation of it is named, without its number.
+func (o owed) String() string { return inNamespace(o.Namespace, o.Job+"."+o.Group) }
+
+func (a allocation) owed() owed { return owed{a.Namespace, a.JobID, a.TaskGroup} }
+
+// Ailments implements fleetlink.Link: a node that Nomad does not call ready, or
+// whose agent does not answer (Nomad takes a while to notice that); a driver that
+// was healthy before and is not now; system jobs that are to run here and do not,
+// and, once the node is resumed, those that ran here before. What else left runs
+// elsewhere, and does not come back by itself.
+func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
+	s, err := l.look(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("look for what is not well: %w", err)
+	}
+	m, err := l.recall(s.node)
+	if err != nil {
+		return nil, fmt.Errorf("look for what is not well: %w", err)
+	}
+	ails, err := l.nodeAils(ctx, s.node, m)
+	if err != nil {
+		return nil, fmt.Errorf("look for what is not well: %w", err)
+	}
+	for _, a := range s.allocs {
+		if a.kind() == system && a.DesiredStatus == "run" && a.ClientStatus != "running" {
+			ails = append(ails, fleetlink.Workload{Name: a.String(), Why: "should run here, and is " + a.ClientStatus})
+		}
+	}
+	if m == nil || !m.Over || m.Node != s.node.ID || s.node.closed() {
+		return ails, nil
+	}
+	back := s.running()
+	for _, o := range m.System {
+		if slices.Contains(back, o) || slices.ContainsFunc(s.allocs, func(a allocation) bool { return a.owed() == o && a.DesiredStatus == "run" }) {
+			continue // there, or named above
+		}
+		wanted, err := l.wanted(ctx, o)
+		if err != nil {
+			return nil, fmt.Errorf("look for what is not well: %w", err)
+		}
+		if wanted {
+			ails = append(ails, fleetlink.Workload{Name: o.String(), Why: "ran here before, and Nomad has not started it again"})
+		}
+	}
+	return ails, nil
+}
+
+// nodeAils lists what is not well with the node itself.
+func (l *Link) nodeAils(ctx context.Context, n node, m *mark) (ails []fleetlink.Workload, err error) {
+	ail := func(format string, args ...any) {
+		ails = append(ails, fleetlink.Workload{Name: "node " + n.Name, Why: fmt.Sprintf(format, args...)})
+	}
+	if n.Status != ready {
+		ail("is %s: %s", n.Status, cmp.Or(n.StatusDescription, "Nomad has not heard of its agent"))
+	} else {
+		r := request{path: "/v1/client/stats", right: "node:read", query: url.Values{"node_id": {n.ID}}}
+		_, err := l.client.get(ctx, r, func(*limited) error { return nil })
+		refused := refusal{}
+		switch {
+		case errors.As(err, &refused) && !(settled(err) && !missing(err)):
+			ail("is ready by Nomad's word, and its agent does not answer: %s", refused.said)
+		case err != nil:
+			return nil, fmt.Errorf("ask the node's agent: %w", err)
+		}
+	}
+	var before []string
+	if m != nil && m.Node == n.ID {
+		before = m.Drivers
+	}
+	for name, d := range n.Drivers {
+		if d.Detected && !d.Healthy || !d.Detected && slices.Contains(before, name) {
+			ail("its driver %s is not healthy: %s", name, cmp.Or(d.HealthDescription, "it is not found"))
+		}
+	}
+	for _, name := range before {
+		if _, known := n.Drivers[name]; !known {
+			ail("its driver %s is not healthy: it is not found", name)
+		}
+	}
+	slices.SortFunc(ails, func(a, b fleetlink.Workload) int { return cmp.Compare(a.Why, b.Why) })
+	return ails, nil
+}
+
+// wanted reports whether a job is still to run.
+func (l *Link) wanted(ctx context.Context, o owed) (bool, error) {
+	var j job
+	r := request{path: "/v1/job/" + url.PathEscape(o.Job), right: "read-job in namespace " + o.Namespace, query: url.Values{"namespace": {o.Namespace}}}
+	_, err := l.client.value(ctx, r, &j)
+	if missing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read job %s: %w", inNamespace(o.Namespace, o.Job), err)
+	}
+	return !j.Stop && slices.ContainsFunc(j.TaskGroups, func(g group) bool { return g.Name == o.Group }), nil
+}
