@@ -33,6 +33,7 @@ var layers = map[string][]string{
 	"fleetlink":                     {},
 	"fleetlink/linktest":            {"fleetlink"},
 	"fleetlink/nomad":               {"fleetlink"},
+	"fleetlink/hook":                {"fleetlink"},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},
