@@ -34,6 +34,7 @@ var layers = map[string][]string{
 	"fleetlink/linktest":            {"fleetlink"},
 	"fleetlink/nomad":               {"fleetlink"},
 	"fleetlink/hook":                {"fleetlink"},
+	"fleetlink/gate":                {},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},
