@@ -50,7 +50,7 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 		if slices.Contains(back, o) || slices.ContainsFunc(s.allocs, func(a allocation) bool { return a.owed() == o && a.DesiredStatus == "run" }) {
 			continue // there, or named above
 		}
-		wanted, err := l.wanted(ctx, o)
+		wanted, err := l.wanted(ctx, o, s.node)
 		if err != nil {
 			return nil, fmt.Errorf("look for what is not well: %w", err)
 		}
@@ -97,8 +97,8 @@ func (l *Link) nodeAils(ctx context.Context, n node, m *mark) (ails []fleetlink.
 	return ails, nil
 }
 
-// wanted reports whether a job is still to run.
-func (l *Link) wanted(ctx context.Context, o owed) (bool, error) {
+// wanted reports whether a group is still to run, and the node still suits it.
+func (l *Link) wanted(ctx context.Context, o owed, n node) (bool, error) {
 	var j job
 	r := request{path: "/v1/job/" + url.PathEscape(o.Job), right: "read-job in namespace " + o.Namespace, query: url.Values{"namespace": {o.Namespace}}}
 	_, err := l.client.value(ctx, r, &j)
@@ -108,5 +108,5 @@ func (l *Link) wanted(ctx context.Context, o owed) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read job %s: %w", inNamespace(o.Namespace, o.Job), err)
 	}
-	return !j.Stop && slices.ContainsFunc(j.TaskGroups, func(g group) bool { return g.Name == o.Group }), nil
+	return !j.Stop && slices.ContainsFunc(j.TaskGroups, func(g group) bool { return g.Name == o.Group && j.suits(g, n) }), nil
 }

@@ -36,6 +36,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
@@ -96,6 +97,9 @@ type Link struct {
 	local   bool          // the agent is one of this machine
 	again   time.Duration // between two orders of one drain
 	hush    time.Duration // that nothing changes before it is said what is waited for
+
+	asking sync.Mutex
+	writes string // the token that was found to have node:write
 }
 
 var _ fleetlink.Link = (*Link)(nil)

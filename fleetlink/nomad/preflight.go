@@ -2,6 +2,7 @@ package nomad
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
@@ -35,6 +36,9 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
+	if err := l.mayWrite(ctx, s.node.ID); err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
 	all, err := l.nodes(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
@@ -53,6 +57,27 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 		}
 	}
 	return held, nil
+}
+
+// mayWrite asks whether the token may write nodes, once for each token. Nomad
+// judges that before it reads what is to be written, and this is nothing: there
+// is no such eligibility.
+func (l *Link) mayWrite(ctx context.Context, id string) error {
+	token, err := l.client.token()
+	if err != nil || token == "" {
+		return err
+	}
+	l.asking.Lock()
+	defer l.asking.Unlock()
+	if l.writes == token {
+		return nil
+	}
+	err = l.setEligible(ctx, id, "drydock-only-asks")
+	if r := (refusal{}); errors.As(err, &r) && strings.Contains(r.said, "invalid scheduling eligibility") {
+		l.writes = token
+		return nil
+	}
+	return err
 }
 
 // obstacle says why an allocation could not leave now; "" if nothing is known.

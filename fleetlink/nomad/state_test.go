@@ -27,6 +27,7 @@ type cluster struct {
 	allocs  []*simAlloc
 	serial  int
 	ending  time.Duration // that a task takes to end
+	idle    bool          // nothing is placed
 	lies    bool          // a drain is called complete at once, and nothing ends
 }
 
@@ -58,6 +59,8 @@ type simNode struct {
 	ModifyIndex   uint64
 	mute          bool // its agent does not answer
 }
+
+func (n simNode) closed() bool { return n.SchedulingEligibility != "eligible" }
 
 type simMigrate struct{ MaxParallel int }
 
@@ -217,7 +220,9 @@ func (c *cluster) tick(now time.Time) {
 		}
 	}
 	for _, j := range c.jobs {
-		c.schedule(j)
+		if !c.idle {
+			c.schedule(j)
+		}
 	}
 }
 

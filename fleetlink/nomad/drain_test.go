@@ -1,0 +1,365 @@
+package nomad
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+)
+
+// person drains node a as somebody does who knows nothing of us.
+func (s *server) person(deadline time.Duration) {
+	s.do(func() {
+		s.setDrain(s.node("a"), &simDrain{Deadline: deadline}, false, map[string]string{"message": "new disks"}, time.Now())
+	})
+}
+
+// at returns a copy of node a.
+func (s *server) at() simNode {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return *s.node("a")
+}
+
+// TestForeignDrainStays: it is followed, not replaced, and not undone.
+func TestForeignDrainStays(t *testing.T) {
+	s, address := open(t)
+	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s.person(time.Hour)
+	l := link(t, Options{Address: address}, &memory{})
+	says(t, "the drain", out(t, l, fleetlink.Order{}, 300*time.Millisecond), "web.main[0]")
+	if n := s.at(); n.LastDrain.Meta["message"] != "new disks" || n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour {
+		t.Errorf("their drain is now %+v, %+v", n.DrainStrategy, n.LastDrain)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.at(); n.DrainStrategy == nil || s.puts.Load() != 0 {
+		t.Errorf("their drain is now %+v, after %d writes of ours", n.DrainStrategy, s.puts.Load())
+	}
+	release()
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.at(); !n.closed() {
+		t.Error("resume opened a node that somebody else had drained")
+	}
+}
+
+// TestForceUnderAForeignDrain: what is left is ended one by one; their drain stays
+// until Nomad calls it complete.
+func TestForceUnderAForeignDrain(t *testing.T) {
+	s, address := open(t)
+	s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s.person(0)
+	l := link(t, Options{Address: address}, &memory{})
+	if err := out(t, l, fleetlink.Order{Force: true}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if here := s.here("a"); len(here) > 0 {
+		t.Errorf("%v are here", here)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.at(); !n.closed() {
+		t.Error("resume opened a node that somebody else had drained")
+	}
+}
+
+// TestDrainOnTopOfOurs: who drains a node that we have drained has it from then on.
+func TestDrainOnTopOfOurs(t *testing.T) {
+	s, address := open(t)
+	l := link(t, Options{Address: address}, &memory{})
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s.person(0)
+	for s.at().DrainStrategy != nil {
+		time.Sleep(time.Millisecond)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.at(); !n.closed() {
+		t.Error("resume opened a node that somebody else has drained")
+	}
+}
+
+// TestWordsOfADrain: who looks at the node sees who drains it, and why.
+func TestWordsOfADrain(t *testing.T) {
+	s, address := open(t)
+	if err := out(t, link(t, Options{Address: address}, &memory{}), fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if d := s.at().LastDrain; d.Status != "complete" || d.Meta["message"] != "test" || d.Meta[metaMachine] != machine.ID {
+		t.Errorf("last drain %+v", d)
+	}
+}
+
+// TestRecordLost: a drain under way has our name; one that is over says nothing of
+// who has the node now.
+func TestRecordLost(t *testing.T) {
+	s, address := open(t)
+	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	l := link(t, Options{Address: address}, &memory{})
+	says(t, "the drain", out(t, l, fleetlink.Order{}, 200*time.Millisecond), "web.main[0]")
+	lost := link(t, Options{Address: address}, &memory{})
+	if standing, err := lost.Standing(t.Context()); err != nil || !standing.Ours {
+		t.Fatalf("standing %+v, %v", standing, err)
+	}
+	if err := lost.Resume(t.Context()); err != nil || s.at().closed() {
+		t.Fatalf("not resumed: %v", err)
+	}
+	release()
+	if err := out(t, link(t, Options{Address: address}, &memory{}), fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	lost = link(t, Options{Address: address}, &memory{})
+	if standing, err := lost.Standing(t.Context()); err != nil || standing.Ours {
+		t.Errorf("standing %+v, %v", standing, err)
+	}
+	if err := lost.Resume(t.Context()); err != nil || !s.at().closed() {
+		t.Errorf("a node that nobody knows to be ours was opened: %v", err)
+	}
+}
+
+// TestNodeOfOldDrain: after Resume our name is still on the last drain. A cordon
+// that somebody sets then is theirs.
+func TestNodeOfOldDrain(t *testing.T) {
+	s, address := open(t)
+	l := link(t, Options{Address: address}, &memory{})
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.do(func() { s.node("a").SchedulingEligibility = "ineligible"; s.touch(s.node("a")) })
+	if standing, err := l.Standing(t.Context()); err != nil || standing.Ours {
+		t.Errorf("standing %+v, %v", standing, err)
+	}
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Resume(t.Context()); err != nil || !s.at().closed() {
+		t.Errorf("their cordon was taken off: %v", err)
+	}
+}
+
+// TestBatch: a batch job runs until it ends; with a deadline, no longer than that,
+// and well before the policy gives up.
+func TestBatch(t *testing.T) {
+	s, address := open(t)
+	s.register(newJob("batch", "report", 1), "a")
+	l := link(t, Options{Address: address}, &memory{})
+	if held, err := l.Preflight(t.Context()); err != nil || len(held) != 1 || !strings.Contains(held[0].Why, "a batch job: runs until it ends") {
+		t.Errorf("preflight %v, %v", held, err)
+	}
+	var told []fleetlink.Workload
+	progress := func(left []fleetlink.Workload) { told = append(told, left...) }
+	says(t, "the drain", out(t, l, fleetlink.Order{Deadline: time.Now().Add(time.Second), Progress: progress}, 300*time.Millisecond), "report.main[0] (a batch job: runs until it ends)")
+	if !slices.Contains(told, fleetlink.Workload{Name: "report.main[0]", Why: "a batch job: runs until it ends"}) {
+		t.Errorf("progress %v", told)
+	}
+	if d := s.at().DrainStrategy; d == nil || d.Deadline != 0 {
+		t.Errorf("Nomad was told of a deadline: %+v", d)
+	}
+	l = link(t, Options{Address: address, EndAtDeadline: true}, &memory{})
+	if held, err := l.Preflight(t.Context()); err != nil || len(held) != 0 {
+		t.Errorf("preflight with a deadline: %v, %v", held, err)
+	}
+	told = nil
+	if err := out(t, l, fleetlink.Order{Deadline: time.Now().Add(time.Second), Progress: progress}, time.Second); err != nil {
+		t.Error(err)
+	}
+	if !slices.ContainsFunc(told, func(w fleetlink.Workload) bool { return strings.Contains(w.Why, "and no longer than") }) {
+		t.Errorf("progress with a deadline: %v", told)
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	ours := func(deadline time.Duration, until time.Time) sight {
+		return sight{node: node{DrainStrategy: &drainStrategy{drainSpec{Deadline: deadline}, until},
+			LastDrain: &lastDrain{Meta: map[string]string{metaMachine: machine.ID, metaOrder: "1"}}}}
+	}
+	in := func(d time.Duration) fleetlink.Order { return fleetlink.Order{Deadline: at.Add(d)} }
+	force := fleetlink.Order{Force: true, Deadline: at.Add(time.Minute)}
+	for name, c := range map[string]struct {
+		end   bool
+		order fleetlink.Order
+		has   sight
+		want  time.Duration // 1<<62: nothing is told
+	}{
+		"none":               {false, in(time.Hour), sight{}, 0},
+		"an hour":            {true, in(time.Hour), sight{}, 58 * time.Minute},
+		"a minute":           {true, in(time.Minute), sight{}, 45 * time.Second},
+		"past":               {true, in(-time.Minute), sight{}, 1},
+		"never":              {true, fleetlink.Order{}, sight{}, 0},
+		"as it is":           {true, in(time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 1 << 62},
+		"about as it is":     {true, in(time.Hour), ours(time.Hour, at.Add(58*time.Minute+10*time.Second)), 1 << 62},
+		"another":            {true, in(2 * time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 118 * time.Minute},
+		"none as it is":      {false, in(time.Hour), ours(0, time.Time{}), 1 << 62},
+		"force":              {true, force, ours(58*time.Minute, at.Add(58*time.Minute)), -1},
+		"force as it is":     {true, force, ours(-1, time.Time{}), 1 << 62},
+		"no force any more":  {false, in(time.Hour), ours(-1, time.Time{}), 0},
+		"a cordon before it": {false, in(time.Hour), sight{node: node{SchedulingEligibility: ineligible}}, 0},
+	} {
+		l := &Link{options: Options{EndAtDeadline: c.end}, machine: machine}
+		d := &draining{Link: l, mark: &mark{Order: "1"}, order: c.order}
+		got := time.Duration(1 << 62)
+		if spec := d.wants(c.has, at); spec != nil {
+			got = spec.Deadline
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+// TestSystemJobs: they are stopped last and owed afterwards, or left alone.
+func TestSystemJobs(t *testing.T) {
+	for _, ignore := range []bool{false, true} {
+		s, address := open(t)
+		s.register(newJob("system", "logs", 0), "a")
+		l := link(t, Options{Address: address, IgnoreSystemJobs: ignore}, &memory{})
+		if held, err := l.Preflight(t.Context()); err != nil || len(held) != 0 {
+			t.Errorf("preflight %v, %v", held, err)
+		}
+		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if here := s.here("a"); ignore != (len(here) == 1) {
+			t.Errorf("ignored is %v, here are %v", ignore, here)
+		}
+		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
+			t.Errorf("before the resume: %v, %v", ails, err)
+		}
+		s.do(func() { s.idle = true })
+		if err := l.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if ails, err := l.Ailments(t.Context()); err != nil || ignore != (len(ails) == 0) {
+			t.Errorf("ignored is %v, after the resume: %v, %v", ignore, ails, err)
+		}
+		s.do(func() { s.idle = false })
+		for range 200 {
+			if ails, err := l.Ailments(t.Context()); err == nil && len(ails) == 0 {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
+			t.Errorf("after the resume: %v, %v", ails, err)
+		}
+	}
+}
+
+// TestOwed: a system job that ran here, and is not started again, is named, until
+// it is not wanted any more.
+func TestOwed(t *testing.T) {
+	s, address := open(t)
+	agent := newJob("system", "logs", 0)
+	s.register(agent, "a")
+	l := link(t, Options{Address: address}, &memory{})
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s.do(func() { s.idle = true })
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ails, err := l.Ailments(t.Context())
+	if err != nil || len(ails) != 1 || ails[0].Name != "logs.main" || !strings.Contains(ails[0].Why, "not started it again") {
+		t.Errorf("ailments %v, %v", ails, err)
+	}
+	for name, change := range map[string]func(){
+		"was stopped":     func() { agent.Stop = true },
+		"went elsewhere":  func() { agent.Stop, agent.Datacenters = false, []string{"dc9"} },
+		"was purged":      func() { s.jobs = nil },
+		"lost this group": func() { s.jobs, agent.Datacenters, agent.TaskGroups[0].Name = []*simJob{agent}, nil, "other" },
+	} {
+		was, group := *agent, agent.TaskGroups[0]
+		s.do(change)
+		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
+			t.Errorf("ailments %v of a job that %s, %v", ails, name, err)
+		}
+		s.do(func() { *agent = was; agent.TaskGroups[0] = group; s.jobs = []*simJob{agent} })
+	}
+}
+
+func TestAilments(t *testing.T) {
+	s, address := open(t)
+	l := link(t, Options{Address: address}, &memory{})
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	docker := func(d map[string]simDriver) func(n *simNode) { return func(n *simNode) { n.Drivers = d } }
+	for want, change := range map[string]func(n *simNode){
+		"is down: no heartbeats":                           func(n *simNode) { n.Status, n.StatusDescription = "down", "no heartbeats" },
+		"is initializing":                                  func(n *simNode) { n.Status = "initializing" },
+		"its agent does not answer":                        func(n *simNode) { n.mute = true },
+		"driver docker is not healthy: cannot connect":     docker(map[string]simDriver{"docker": {Detected: true, HealthDescription: "cannot connect"}}),
+		"driver docker is not healthy: it is not found":    docker(map[string]simDriver{"docker": {}}),
+		"its driver docker is not healthy: it is not foun": docker(nil),
+	} {
+		was := s.at()
+		s.do(func() { change(s.node("a")) })
+		ails, err := l.Ailments(t.Context())
+		if err != nil || len(ails) != 1 || ails[0].Name != "node a" || !strings.Contains(ails[0].Why, want) {
+			t.Errorf("%v, %v; want %q", ails, err, want)
+		}
+		s.do(func() { *s.node("a") = was })
+	}
+	if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
+		t.Errorf("%v, %v of a node that is well", ails, err)
+	}
+}
+
+func TestPreflight(t *testing.T) {
+	s, address := open(t)
+	l := link(t, Options{Address: address}, &memory{})
+	j := newJob("service", "web", 1)
+	s.register(j, "a")
+	plain, _ := json.Marshal(j)
+	for name, c := range map[string]struct {
+		change func()
+		want   string
+	}{
+		"nothing":                {func() {}, ""},
+		"this node's name":       {func() { j.Constraints = []simConstraint{{"${attr.unique.hostname}", "a", "="}} }, "bound to this machine by a constraint on ${attr.unique.hostname}"},
+		"not this node's name":   {func() { j.Constraints = []simConstraint{{"${node.unique.name}", "a", "!="}} }, ""},
+		"not the other's":        {func() { j.Constraints = []simConstraint{{"${node.unique.name}", "b", "!="}} }, "no other node"},
+		"another class":          {func() { j.Constraints = []simConstraint{{"${node.class}", "gpu", "="}} }, "no other node"},
+		"an unknown attribute":   {func() { j.Constraints = []simConstraint{{"${attr.cpu.arch}", "amd64", "="}} }, ""},
+		"another datacenter":     {func() { j.Datacenters = []string{"dc2", "dc3"} }, "no other node"},
+		"this datacenter":        {func() { j.Datacenters = []string{"dc*"} }, ""},
+		"another pool":           {func() { j.NodePool = "gpu" }, "no other node"},
+		"all pools":              {func() { j.NodePool = "all" }, ""},
+		"another driver":         {func() { j.TaskGroups[0].Tasks[0].Driver = "java" }, "no other node"},
+		"the other is full":      {func() { s.node("b").SchedulingEligibility = "ineligible" }, "no other node that suits it (0 are ready and eligible)"},
+		"the other is down":      {func() { s.node("b").Status = "down" }, "no other node"},
+		"two, of which one ails": {func() { j.TaskGroups[0].Count = 2; j.Stop = true }, "1 of the 2 in its group are healthy, and no more than 1 may be away"},
+	} {
+		s.do(c.change)
+		held, err := l.Preflight(t.Context())
+		switch {
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.want == "" && len(held) > 0, c.want != "" && (len(held) != 1 || held[0].Name != "web.main[0]" || !strings.Contains(held[0].Why, c.want)):
+			t.Errorf("%s: %v, want %q", name, held, c.want)
+		}
+		s.do(func() {
+			*j = simJob{}
+			_ = json.Unmarshal(plain, j)
+			s.node("b").SchedulingEligibility, s.node("b").Status = "eligible", "ready"
+		})
+	}
+}
