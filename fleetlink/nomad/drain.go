@@ -19,9 +19,8 @@ import (
 // ended should not be found unfinished.
 const ahead = 2 * time.Minute
 
-// sameTime is how far two deadlines may be apart and count as one: Nomad is told
-// how long, not until when.
-const sameTime = 30 * time.Second
+// apart is how far our clock and Nomad's may be.
+const apart = 30 * time.Second
 
 // leaves reports whether an allocation has to leave.
 func (l *Link) leaves(a allocation) bool {
@@ -152,14 +151,12 @@ func (d *draining) wants(s sight, at time.Time) *drainSpec {
 		return nil
 	}
 	spec := &drainSpec{IgnoreSystemJobs: d.options.IgnoreSystemJobs}
-	until := time.Time{}
 	switch {
 	case d.order.Force:
 		spec.Deadline = -1
 	case d.options.EndAtDeadline && !d.order.Deadline.IsZero():
 		rest := max(d.order.Deadline.Sub(at), 0)
 		spec.Deadline = max(rest-min(ahead, rest/4), 1) // 0 is none
-		until = at.Add(spec.Deadline)
 	}
 	has := s.node.DrainStrategy
 	switch {
@@ -167,11 +164,9 @@ func (d *draining) wants(s sight, at time.Time) *drainSpec {
 		return nil
 	case has == nil, s.node.LastDrain.Meta[metaOrder] != d.mark.Order, has.IgnoreSystemJobs != spec.IgnoreSystemJobs:
 		return spec
-	case spec.Deadline < 0 && has.Deadline < 0:
-		return nil
-	case spec.Deadline < 0 || has.Deadline < 0:
+	case (spec.Deadline < 0) != (has.Deadline < 0), (spec.Deadline == 0) != (has.Deadline == 0):
 		return spec
-	case until.Sub(has.ForceDeadline).Abs() > sameTime:
+	case spec.Deadline > 0 && (has.ForceDeadline.After(d.order.Deadline.Add(apart)) || has.ForceDeadline.Before(d.order.Deadline.Add(-ahead-apart))):
 		return spec
 	}
 	return nil

@@ -82,13 +82,42 @@ func TestDrainOnTopOfOurs(t *testing.T) {
 	}
 	s.person(0)
 	for s.at().DrainStrategy != nil {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.at(); !n.closed() {
 		t.Error("resume opened a node that somebody else has drained")
+	}
+}
+
+// TestAgentThatDrainsItself: with drain_on_shutdown, the agent sets a drain of its
+// own when the machine goes down, which leaves the node ineligible, or draining
+// where the agent was killed over it. The machine went down because of us.
+func TestAgentThatDrainsItself(t *testing.T) {
+	for _, killed := range []bool{false, true} {
+		s, address := open(t)
+		l := link(t, Options{Address: address}, &memory{})
+		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		s.do(func() {
+			n := s.node("a")
+			s.setDrain(n, &simDrain{}, false, map[string]string{"message": "shutting down"}, time.Now())
+			if !killed {
+				s.complete(n, time.Now())
+			}
+		})
+		if standing, err := l.Standing(t.Context()); err != nil || !standing.Ours || standing.Open {
+			t.Errorf("standing %+v, %v", standing, err)
+		}
+		if err := l.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.at(); n.closed() || n.DrainStrategy != nil {
+			t.Errorf("killed is %v, after the resume: %+v", killed, n)
+		}
 	}
 }
 
@@ -205,6 +234,9 @@ func TestDeadlines(t *testing.T) {
 		"never":              {true, fleetlink.Order{}, sight{}, 0},
 		"as it is":           {true, in(time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 1 << 62},
 		"about as it is":     {true, in(time.Hour), ours(time.Hour, at.Add(58*time.Minute+10*time.Second)), 1 << 62},
+		"the end is near":    {true, in(3 * time.Minute), ours(58*time.Minute, at.Add(time.Minute)), 1 << 62},
+		"too late":           {true, in(time.Hour), ours(2*time.Hour, at.Add(2*time.Hour)), 58 * time.Minute},
+		"none any more":      {false, in(time.Hour), ours(time.Hour, at.Add(time.Hour)), 0},
 		"another":            {true, in(2 * time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 118 * time.Minute},
 		"none as it is":      {false, in(time.Hour), ours(0, time.Time{}), 1 << 62},
 		"force":              {true, force, ours(58*time.Minute, at.Add(58*time.Minute)), -1},
@@ -254,7 +286,7 @@ func TestSystemJobs(t *testing.T) {
 			if ails, err := l.Ailments(t.Context()); err == nil && len(ails) == 0 {
 				break
 			}
-			time.Sleep(5 * time.Millisecond)
+			<-time.After(5 * time.Millisecond)
 		}
 		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
 			t.Errorf("after the resume: %v, %v", ails, err)

@@ -1,6 +1,8 @@
 package nomad
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,4 +63,60 @@ func TestLink(t *testing.T) {
 			Pace: 200 * time.Millisecond,
 		}
 	})
+}
+
+// reboot has a node's heartbeats stay away, and its agent come back.
+func (c *cluster) reboot(name string) {
+	c.do(func() {
+		n := c.node(name)
+		n.Status, n.mute = "down", true
+		c.touch(n)
+		for _, a := range c.on(n.ID) {
+			if !a.terminal() && a.JobType != "system" {
+				a.ClientStatus = "lost"
+				c.touchAlloc(a)
+			}
+		}
+	})
+	c.do(func() {
+		n := c.node(name)
+		n.Status, n.mute = "ready", false
+		c.touch(n)
+		for _, a := range c.on(n.ID) {
+			if !a.terminal() {
+				a.ClientStatus = "pending"
+				c.touchAlloc(a)
+			}
+		}
+	})
+}
+
+// here lists what runs on a node, by name.
+func (c *cluster) here(name string) (names []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, a := range c.on(c.node(name).ID) {
+		if !a.clientTerminal() {
+			names = append(names, a.Name)
+		}
+	}
+	return names
+}
+
+// hold adds a second allocation to a job, elsewhere, that does not get healthy.
+// Its migrate block then lets none leave.
+func (c *cluster) hold(alloc string) (release func()) {
+	var twin *simAlloc
+	c.do(func() {
+		i := slices.IndexFunc(c.allocs, func(a *simAlloc) bool { return a.Name == alloc && !a.terminal() })
+		j := c.allocs[i].Job
+		j.TaskGroups[0].Count = 2
+		twin = c.place(j, c.node("b"), 1)
+		twin.sick = true
+	})
+	return func() { c.do(func() { twin.sick = false; c.touchAlloc(twin) }) }
+}
+
+func sortAllocs(as []*simAlloc) {
+	slices.SortFunc(as, func(a, b *simAlloc) int { return cmp.Compare(b.ModifyIndex, a.ModifyIndex) })
 }

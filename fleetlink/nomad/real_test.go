@@ -1,6 +1,7 @@
 package nomad
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -32,10 +33,30 @@ func TestRealNomad(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testReal(t, func(*testing.T) *realNomad {
+		return &realNomad{options: o, host: host, driver: cmp.Or(os.Getenv("DRYDOCK_NOMAD_DRIVER"), "raw_exec"), pace: 15 * time.Second}
+	})
+}
+
+// TestRealNomadsTest runs that test against the server, for it to be right where
+// a real one is at hand.
+func TestRealNomadsTest(t *testing.T) {
+	testReal(t, func(t *testing.T) *realNomad {
+		_, address := open(t)
+		return &realNomad{options: Options{Address: address}, host: "a", driver: "docker", pace: 200 * time.Millisecond}
+	})
+}
+
+func testReal(t *testing.T, open func(*testing.T) *realNomad) {
 	tests := 0
 	linktest.Test(t, func(t *testing.T) linktest.Cluster {
 		tests++
-		r := &realNomad{T: t, options: o, record: &memory{}, prefix: fmt.Sprintf("drydock-linktest-%d-%d-", os.Getpid(), tests)}
+		r := open(t)
+		r.T, r.record, r.prefix = t, &memory{}, fmt.Sprintf("drydock-linktest-%d-%d-", os.Getpid(), tests)
 		r.Link = r.open()
 		s := r.look()
 		r.id = s.node.ID
@@ -54,7 +75,7 @@ func TestRealNomad(t *testing.T) {
 			Closed:   func() bool { return r.look().node.closed() },
 			Claim:    func() { r.must(r.setEligible(t.Context(), r.id, ineligible)) },
 			Uncordon: func() { r.must(r.setEligible(t.Context(), r.id, eligible)) },
-			Pace:     15 * time.Second,
+			Pace:     r.pace,
 		}
 	})
 }
@@ -64,6 +85,9 @@ type realNomad struct {
 	*testing.T
 	*Link
 	options  Options
+	host     string
+	driver   string
+	pace     time.Duration
 	record   *memory
 	prefix   string // of the test's jobs
 	id       string // of the node
@@ -79,8 +103,7 @@ func (r *realNomad) must(err error) {
 }
 
 func (r *realNomad) open() *Link {
-	name, _ := os.Hostname()
-	l, err := New(r.options, fleetlink.Machine{ID: machine.ID, Hostname: name}, r.record)
+	l, err := New(r.options, fleetlink.Machine{ID: machine.ID, Hostname: r.host}, r.record)
 	r.must(err)
 	return l
 }
@@ -97,10 +120,6 @@ func (r *realNomad) put(path string, body any) {
 
 // place registers a job that prefers the node, and runs once on each at most.
 func (r *realNomad) place(name string) string {
-	driver := os.Getenv("DRYDOCK_NOMAD_DRIVER")
-	if driver == "" {
-		driver = "raw_exec"
-	}
 	type m = map[string]any
 	pace := m{"MaxParallel": 1, "HealthCheck": "task_states", "MinHealthyTime": time.Second, "HealthyDeadline": time.Minute}
 	id := r.prefix + name
@@ -108,7 +127,7 @@ func (r *realNomad) place(name string) string {
 	r.put("/v1/jobs", m{"Job": m{"ID": id, "Name": id, "Type": "service", "Datacenters": []string{"*"},
 		"Affinities":  []m{{"LTarget": "${node.unique.id}", "RTarget": r.id, "Operand": "=", "Weight": 100}},
 		"Constraints": []m{{"Operand": "distinct_hosts", "RTarget": "true"}},
-		"TaskGroups": []m{{"Name": "main", "Count": 1, "Migrate": pace, "EphemeralDisk": m{"SizeMB": 10}, "Tasks": []m{{"Name": "main", "Driver": driver,
+		"TaskGroups": []m{{"Name": "main", "Count": 1, "Migrate": pace, "EphemeralDisk": m{"SizeMB": 10}, "Tasks": []m{{"Name": "main", "Driver": r.driver,
 			"Config": m{"command": "sleep", "args": []string{"1d"}}, "KillTimeout": time.Second, "Resources": m{"CPU": 20, "MemoryMB": 16}}}}}}})
 	for range 60 {
 		for _, a := range r.look().allocs {
@@ -116,7 +135,7 @@ func (r *realNomad) place(name string) string {
 				return a.String()
 			}
 		}
-		time.Sleep(time.Second)
+		<-time.After(r.pace / 15)
 	}
 	r.Fatalf("job %s does not run on node %s", id, r.id)
 	return ""

@@ -81,7 +81,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.tokens != nil {
 		known := false
 		if is, known = s.tokens[r.Header.Get("X-Nomad-Token")]; !known && r.Header.Get("X-Nomad-Token") != "" {
-			http.Error(w, "ACL token not found", 403)
+			http.Error(w, "ACL token not found", http.StatusForbidden)
 			return
 		}
 	}
@@ -227,6 +227,9 @@ func (s *server) write(r *http.Request, is rights) reply {
 	if len(part) == 3 && part[0] == "allocation" && part[2] == "stop" {
 		return s.writeStop(part[1], is)
 	}
+	if part[0] == "jobs" || part[0] == "job" {
+		return s.writeJob(r, part)
+	}
 	if len(part) != 3 || part[0] != "node" {
 		return refuse(404, "no such thing: %s", r.URL.Path)
 	}
@@ -277,4 +280,46 @@ func (s *server) writeStop(id string, is rights) reply {
 		}
 	}
 	return refuse(404, "alloc not found")
+}
+
+// writeJob registers, scales or purges one.
+func (s *server) writeJob(r *http.Request, part []string) reply {
+	body := struct {
+		Job   *simJob
+		Count int
+	}{}
+	if r.Method != http.MethodDelete {
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			return refuse(400, "%v", err)
+		}
+	}
+	if s.index++; part[0] == "jobs" {
+		j := body.Job
+		j.Namespace, j.NodePool = "default", "default"
+		s.jobs = append(s.jobs, j)
+		for _, a := range j.Affinities {
+			s.place(j, s.node(a.RTarget), 0)
+		}
+		return reply{index: s.index, value: map[string]any{}}
+	}
+	for i, j := range s.jobs {
+		switch {
+		case j.ID != part[1]:
+			continue
+		case r.Method == http.MethodDelete:
+			s.jobs = append(s.jobs[:i], s.jobs[i+1:]...)
+			body.Count = 0
+		default:
+			j.TaskGroups[0].Count = body.Count
+		}
+		for _, a := range s.allocs { // those of the highest numbers go
+			if number := 0; a.Job == j {
+				if _, err := fmt.Sscanf(a.Name, j.ID+".main[%d]", &number); err == nil && number >= body.Count && !a.terminal() {
+					s.stop(a, time.Now())
+				}
+			}
+		}
+		return reply{index: s.index, value: map[string]any{}}
+	}
+	return refuse(404, "job not found")
 }

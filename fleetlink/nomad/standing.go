@@ -114,7 +114,7 @@ func (l *Link) Cordon(ctx context.Context, why string) error {
 		return fmt.Errorf("cordon: %w", err)
 	}
 	if m.ours() && m.Node == s.node.ID && s.node.closed() {
-		if l.named(s.node) || m.Before == s.node.drainID() {
+		if !l.taken(s.node, m) {
 			return l.save(m) // it may be one that was lost
 		}
 	}
@@ -197,6 +197,13 @@ func (l *Link) meta(m *mark, why string) map[string]string {
 	return map[string]string{metaMessage: why, metaMachine: l.machine.ID, metaOrder: m.Order, metaFound: found}
 }
 
+// taken reports whether somebody else has drained the node since it was cordoned.
+// The agent's own drain is no one's: it goes down because the machine does, and
+// leaves the node ineligible.
+func (l *Link) taken(n node, m *mark) bool {
+	return !l.named(n) && !n.LastDrain.agents() && n.drainID() != m.Before
+}
+
 // Resume implements fleetlink.Link. A drain of somebody else that came on top of
 // ours makes the node theirs.
 func (l *Link) Resume(ctx context.Context) error {
@@ -212,7 +219,7 @@ func (l *Link) Resume(ctx context.Context) error {
 		return nil
 	}
 	switch {
-	case !l.named(n) && (n.DrainStrategy != nil || m.Before != n.drainID()):
+	case l.taken(n, m), n.DrainStrategy != nil && !l.named(n) && !n.LastDrain.agents():
 	case n.DrainStrategy != nil:
 		err = l.setDrain(ctx, n.ID, nil, !m.Theirs, l.meta(m, m.Why))
 	case n.closed() && !m.Theirs:

@@ -1,7 +1,6 @@
 package nomad
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -78,7 +77,7 @@ type simGroup struct {
 type simJob struct {
 	ID, Namespace, Type, NodePool string
 	Datacenters                   []string
-	Constraints                   []simConstraint
+	Constraints, Affinities       []simConstraint
 	Stop                          bool
 	TaskGroups                    []simGroup
 }
@@ -328,6 +327,7 @@ func (c *cluster) schedule(j *simJob) {
 		switch {
 		case j.Type == "system" && has[n.ID] == 0:
 			c.place(j, n, 0)
+		case len(j.Constraints) > 0 && j.Constraints[0].Operand == "distinct_hosts" && has[n.ID] > 0:
 		case j.Type == "service" && all < j.TaskGroups[0].Count:
 			number := 0
 			for used[fmt.Sprintf("%s.%s[%d]", j.ID, j.TaskGroups[0].Name, number)] {
@@ -375,60 +375,4 @@ func (c *cluster) setDrain(n *simNode, spec *simDrain, open bool, meta map[strin
 		n.LastDrain = &last
 	}
 	c.touch(n)
-}
-
-// reboot has a node's heartbeats stay away, and its agent come back.
-func (c *cluster) reboot(name string) {
-	c.do(func() {
-		n := c.node(name)
-		n.Status, n.mute = "down", true
-		c.touch(n)
-		for _, a := range c.on(n.ID) {
-			if !a.terminal() && a.JobType != "system" {
-				a.ClientStatus = "lost"
-				c.touchAlloc(a)
-			}
-		}
-	})
-	c.do(func() {
-		n := c.node(name)
-		n.Status, n.mute = "ready", false
-		c.touch(n)
-		for _, a := range c.on(n.ID) {
-			if !a.terminal() {
-				a.ClientStatus = "pending"
-				c.touchAlloc(a)
-			}
-		}
-	})
-}
-
-// here lists what runs on a node, by name.
-func (c *cluster) here(name string) (names []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, a := range c.on(c.node(name).ID) {
-		if !a.clientTerminal() {
-			names = append(names, a.Name)
-		}
-	}
-	return names
-}
-
-// hold adds a second allocation to a job, elsewhere, that does not get healthy.
-// Its migrate block then lets none leave.
-func (c *cluster) hold(alloc string) (release func()) {
-	var twin *simAlloc
-	c.do(func() {
-		i := slices.IndexFunc(c.allocs, func(a *simAlloc) bool { return a.Name == alloc && !a.terminal() })
-		j := c.allocs[i].Job
-		j.TaskGroups[0].Count = 2
-		twin = c.place(j, c.node("b"), 1)
-		twin.sick = true
-	})
-	return func() { c.do(func() { twin.sick = false; c.touchAlloc(twin) }) }
-}
-
-func sortAllocs(as []*simAlloc) {
-	slices.SortFunc(as, func(a, b *simAlloc) int { return cmp.Compare(b.ModifyIndex, a.ModifyIndex) })
 }

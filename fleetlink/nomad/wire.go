@@ -62,9 +62,16 @@ func (d *drainStrategy) UnmarshalJSON(data []byte) error {
 }
 
 type lastDrain struct {
-	StartedAt time.Time
-	Status    string // draining, complete, canceled
-	Meta      map[string]string
+	StartedAt  time.Time
+	Status     string // draining, complete, canceled
+	AccessorID string // of the token
+	Meta       map[string]string
+}
+
+// agents reports whether the drain is the agent's own, as it shuts down
+// (drain_on_shutdown; client/drain.go: DrainSelf).
+func (d *lastDrain) agents() bool {
+	return d != nil && d.AccessorID == "" && len(d.Meta) == 1 && d.Meta[metaMessage] == "shutting down"
 }
 
 type allocation struct {
