@@ -97,21 +97,27 @@ func TestDrainOutlastsErrors(t *testing.T) {
 	}
 }
 
-// TestIndexGoesBack: the drain ends all the same, and no query follows on the
+// TestIndexThatLies: the drain ends all the same, and no query follows on the
 // heels of another.
-func TestIndexGoesBack(t *testing.T) {
-	s, address := open(t)
-	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
-	s.back.Store(true)
-	l := link(t, Options{Address: address}, &memory{})
-	err := out(t, l, fleetlink.Order{}, time.Second)
-	if n := s.asked.Load(); n > 40 {
-		t.Errorf("%d requests in a second of a drain without news", n)
-	}
-	says(t, "a drain that cannot end", err, "web.main[0]", "1 of the 2 in its group may be away")
-	release()
-	if err := out(t, l, fleetlink.Order{}, 10*time.Second); err != nil {
-		t.Error(err)
+func TestIndexThatLies(t *testing.T) {
+	for name, lie := range map[string]func(*server){
+		"it goes back":               func(s *server) { s.back.Store(true) },
+		"it goes on without changes": func(s *server) { s.onward.Store(true) },
+	} {
+		s, address := open(t)
+		release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		lie(s)
+		l := link(t, Options{Address: address}, &memory{})
+		l.spacing = 100 * time.Millisecond
+		err := out(t, l, fleetlink.Order{}, time.Second)
+		if n := s.asked.Load(); n > 40 {
+			t.Errorf("%s: %d requests in a second of a drain without news", name, n)
+		}
+		says(t, name, err, "web.main[0]", "1 of the 2 in its group may be away")
+		release()
+		if err := out(t, l, fleetlink.Order{}, 10*time.Second); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

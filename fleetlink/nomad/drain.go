@@ -214,8 +214,9 @@ func (l *Link) follow(ctx context.Context, s sight, step func(context.Context, s
 	watched, cancel := context.WithCancel(ctx)
 	defer cancel()
 	feed := make(chan news)
-	watchers.Go(func() { l.watchNode(watched, s.node.ID, s.nodeAt, feed) })
-	watchers.Go(func() { l.watchAllocations(watched, s.node.ID, s.allocsAt, feed) })
+	id, nodeAt, allocsAt := s.node.ID, s.nodeAt, s.allocsAt // s changes
+	watchers.Go(func() { l.watchNode(watched, id, nodeAt, feed) })
+	watchers.Go(func() { l.watchAllocations(watched, id, allocsAt, feed) })
 	trouble := map[string]error{}
 	quiet := time.NewTimer(l.hush)
 	defer quiet.Stop()
@@ -291,18 +292,19 @@ func (l *Link) watch(ctx context.Context, at uint64, feed chan<- news, query fun
 		if n.err != nil {
 			next = 0 // whatever it was then
 		}
-		if n.err == nil && (next > at || now().Sub(began) >= wait/2) { // a change, or a wait as it should be
-			pause, at = shortest, next
-			continue
+		delay := l.spacing // changes come in swarms, and the next answer has them all
+		if n.err != nil || next <= at && now().Sub(began) < wait/2 {
+			delay, pause = pause, min(2*pause, longest)
+		} else { // a change, or a wait as it should be
+			pause = shortest
 		}
 		at = next
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(delay)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		case <-timer.C:
 		}
-		pause = min(2*pause, longest)
 	}
 }

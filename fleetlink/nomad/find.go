@@ -42,7 +42,10 @@ func (l *Link) find(ctx context.Context) (node, uint64, error) {
 		})
 }
 
-func (n node) hostname() string { return n.Attributes["unique.hostname"] }
+// hostname is the attribute that holds it.
+const hostname = "unique.hostname"
+
+func (n node) hostname() string { return n.Attributes[hostname] }
 
 // sameHost compares host names, of which one may lack its domain.
 func sameHost(a, b string) bool {
@@ -86,12 +89,12 @@ func (l *Link) only(ctx context.Context, what string, fits func(node) bool) (nod
 	}
 	some := slices.DeleteFunc(slices.Clone(all), func(n node) bool { return !fits(n) })
 	if len(some) == 0 && len(all) <= maxRead {
-		for _, stub := range all { // a list has no attributes
-			n, _, err := l.read(ctx, stub.ID, 0)
-			if err != nil && !missing(err) {
+		for _, n := range all { // a list has no attributes
+			host, err := l.host(ctx, n.ID)
+			if err != nil {
 				return node{}, 0, err
 			}
-			if err == nil && fits(n) {
+			if n.Attributes = map[string]string{hostname: host}; fits(n) {
 				some = append(some, n)
 			}
 		}
@@ -108,6 +111,23 @@ func (l *Link) only(ctx context.Context, what string, fits func(node) bool) (nod
 	}
 	return node{}, 0, fmt.Errorf("%d of Nomad's nodes could be this machine, as each %s: %s. None was touched: purge the wrong one, or give the ID in the policy",
 		len(some), what, strings.Join(names, "; "))
+}
+
+// host returns the host name of a node, asked for once; "" if the node is gone.
+func (l *Link) host(ctx context.Context, id string) (string, error) {
+	l.asking.Lock()
+	defer l.asking.Unlock()
+	if host, known := l.hosts[id]; known {
+		return host, nil
+	}
+	n, _, err := l.read(ctx, id, 0)
+	if missing(err) {
+		return "", nil
+	}
+	if err == nil {
+		l.hosts[id] = n.hostname()
+	}
+	return n.hostname(), err
 }
 
 // nodes lists the cluster's nodes.

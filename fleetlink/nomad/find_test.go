@@ -59,6 +59,10 @@ func TestFind(t *testing.T) {
 		} else if err != nil || n.Name != c.want {
 			t.Errorf("%s: %s, %v, want %s", name, n, err, c.want)
 		}
+		asked := s.asked.Load()
+		if again, _, err2 := l.find(t.Context()); again.ID != n.ID || (err == nil) != (err2 == nil) || s.asked.Load()-asked > 3 { // the agent, the list, the node
+			t.Errorf("%s: the second time %s, %v, after %d requests", name, again, err2, s.asked.Load()-asked)
+		}
 		if s.puts.Load() != 0 {
 			t.Errorf("%s: something was written", name)
 		}

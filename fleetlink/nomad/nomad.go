@@ -97,9 +97,11 @@ type Link struct {
 	local   bool          // the agent is one of this machine
 	again   time.Duration // between two orders of one drain
 	hush    time.Duration // that nothing changes before it is said what is waited for
+	spacing time.Duration // between two blocking queries, however fast they are answered
 
 	asking sync.Mutex
-	writes string // the token that was found to have node:write
+	writes string            // the token that was found to have node:write
+	hosts  map[string]string // host names of nodes, by ID
 }
 
 var _ fleetlink.Link = (*Link)(nil)
@@ -121,7 +123,7 @@ func New(o Options, machine fleetlink.Machine, record fleetlink.Record) (*Link, 
 		return nil, err
 	}
 	return &Link{options: o, machine: machine, record: record, client: c, local: c.local(),
-		again: 5 * time.Second, hush: 5 * time.Second}, nil
+		hosts: map[string]string{}, again: 5 * time.Second, hush: 5 * time.Second, spacing: time.Second}, nil
 }
 
 // A sight is what was seen of a node at one time.

@@ -28,7 +28,7 @@ func link(t *testing.T, o Options, r fleetlink.Record) *Link {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.again, l.hush = 100*time.Millisecond, 100*time.Millisecond
+	l.again, l.hush, l.spacing = 100*time.Millisecond, 100*time.Millisecond, 10*time.Millisecond
 	return l
 }
 

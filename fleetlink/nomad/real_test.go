@@ -105,6 +105,7 @@ func (r *realNomad) must(err error) {
 func (r *realNomad) open() *Link {
 	l, err := New(r.options, fleetlink.Machine{ID: machine.ID, Hostname: r.host}, r.record)
 	r.must(err)
+	l.again, l.hush, l.spacing = r.pace/3, r.pace/3, r.pace/20
 	return l
 }
 

@@ -39,6 +39,7 @@ type server struct {
 	silent atomic.Bool       // nothing is answered
 	broken atomic.Int32      // so many answers are 500; below 0: all
 	back   atomic.Bool       // indexes go back
+	onward atomic.Bool       // indexes go on without a change
 	puts   atomic.Int32      // writes that came
 	asked  atomic.Int32      // requests
 }
@@ -123,6 +124,10 @@ func (s *server) blocking(r *http.Request, is rights) reply {
 		}
 		if a.value = json.RawMessage(data); s.back.Load() && index > 0 {
 			a.index = index - 1
+			return a
+		}
+		if s.onward.Load() {
+			a.index = max(a.index, index) + 1
 			return a
 		}
 		if index == 0 || a.index > index {
