@@ -1,0 +1,379 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+)
+
+// maxRetry is the longest pause before a unit is moved again that fleet put back.
+const maxRetry = 5 * time.Minute
+
+// drain is one call of Drain: what it has seen besides what is written down.
+type drain struct {
+	*Link
+	order  fleetlink.Order
+	left   []fleetlink.Workload
+	told   bool
+	up     map[string]time.Time // since when units that were moved are up
+	at     map[string]string    // where
+	fell   map[string]int       // how often they were not any more
+	swaps  map[string]bool      // units whose schedule this call moved
+	tries  map[string]int       // how often that was undone
+	again  map[string]time.Time // when they are tried again
+	excuse map[string]string    // why they were not moved
+}
+
+// Drain implements fleetlink.Link. Each group of units that are bound together
+// moves by itself; the next one when the former has settled. Whatever fleet and
+// etcd do not answer is asked again until ctx ends.
+func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
+	d := &drain{Link: l, order: o, up: map[string]time.Time{}, at: map[string]string{}, fell: map[string]int{},
+		swaps: map[string]bool{}, tries: map[string]int{}, again: map[string]time.Time{}, excuse: map[string]string{}}
+	if err := d.run(ctx); err != nil {
+		return fleetlink.Unfinished{Left: d.left, Err: err}
+	}
+	return nil
+}
+
+// What a step came to.
+type progress int
+
+const (
+	waiting progress = iota
+	acted
+	drained
+)
+
+func (d *drain) run(ctx context.Context) error {
+	for {
+		v, p, err := d.step(ctx)
+		final, refusal := lasting{}, (*statusError)(nil)
+		switch {
+		case ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err())):
+			return ctx.Err()
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w; at last: %w", ctx.Err(), err)
+		case errors.As(err, &final), errors.As(err, &refusal) && refusal.code/100 == 4:
+			return err
+		case err == nil && p == drained:
+			return nil
+		case err == nil && p == acted:
+			continue
+		}
+		d.pause(ctx, v)
+	}
+}
+
+// pause waits for the next look: until the schedule of a unit changes that is on
+// its way, or for a while.
+func (d *drain) pause(ctx context.Context, v *view) {
+	ctx, cancel := context.WithTimeout(ctx, d.o.Poll)
+	defer cancel()
+	if v != nil && len(v.stray) > 0 {
+		if _, err := d.etcd.Wait(ctx, d.key("job", sorted(v.stray)[0]), v.index); err == nil {
+			soon, stop := context.WithTimeout(ctx, d.o.Poll/4) // a unit's heartbeats ring too
+			defer stop()
+			ctx = soon
+		}
+	}
+	<-ctx.Done()
+}
+
+// step looks, and does the next thing.
+func (d *drain) step(ctx context.Context) (*view, progress, error) {
+	v, err := d.look(ctx)
+	if err == nil {
+		err = v.present()
+	}
+	if err != nil {
+		return nil, waiting, err
+	}
+	if v.rec == nil {
+		return v, waiting, lasting{errors.New("this machine is not cordoned; its record in etcd is not there, or was removed in the middle of the drain")}
+	}
+	if changed, err := d.mend(ctx, v.rec); err != nil || changed {
+		return nil, acted, err // what was seen is no longer so
+	}
+	if err := d.settle(ctx, v); err != nil {
+		return nil, waiting, err
+	}
+	steps := d.delay(v.plan())
+	d.tell(v.left())
+	switch next := slices.IndexFunc(steps, func(s step) bool { return s.to != "" }); {
+	case len(d.left) == 0:
+		return v, drained, d.shut(ctx, v)
+	case len(v.stray) > 0 && !d.order.Force:
+		return v, waiting, nil
+	case next >= 0:
+		return v, acted, d.move(ctx, v, steps[next])
+	case d.order.Force:
+		return v, waiting, d.stop(ctx, v, steps)
+	}
+	return v, waiting, nil
+}
+
+// delay leaves the groups for later that were just put back.
+func (d *drain) delay(steps []step) (due []step) {
+	for _, s := range steps {
+		name := s.group[0].name
+		if s.to != "" && d.o.Now().Before(d.again[name]) {
+			s.to, s.why = "", d.excuse[name]
+		}
+		due = append(due, s)
+	}
+	return due
+}
+
+// tell says what is left, when that has changed.
+func (d *drain) tell(left []fleetlink.Workload) {
+	for i, w := range left {
+		if w.Why == "" {
+			left[i].Why = d.excuse[w.Name]
+		}
+	}
+	if d.told && slices.Equal(left, d.left) {
+		return
+	}
+	d.left, d.told = left, true
+	d.order.Tell(slices.Clone(left))
+}
+
+// mend starts the announcements again that were withdrawn for a move which is
+// over, or was cut off.
+func (d *drain) mend(ctx context.Context, r *record) (changed bool, err error) {
+	for i := range r.Units {
+		m := &r.Units[i]
+		if m.To == "" || m.Set == "" {
+			continue
+		}
+		if err := d.wish(ctx, m.Name, m.Set, m.Was); err != nil {
+			return false, err
+		}
+		m.Was, m.Set, changed = "", "", true
+	}
+	if changed {
+		err = d.save(ctx, r)
+	}
+	return changed, err
+}
+
+// settle sees what became of the units that were moved. The view learns which are
+// still on their way, and why.
+func (d *drain) settle(ctx context.Context, v *view) error {
+	changed := false
+	for i := range v.rec.Units {
+		m := &v.rec.Units[i]
+		if m.To == "" || m.Settled {
+			continue
+		}
+		u := v.units[m.Name]
+		switch {
+		case u == nil || u.desired == inactive:
+			m.Settled = true // somebody took it out of the schedule
+		case u.target == v.self:
+			d.undone(m.Name)
+			m.To = ""
+		case d.order.Force && !v.here[m.Name].runs():
+			m.Settled = true
+		default:
+			why, err := d.arrival(ctx, *m, u)
+			if err != nil {
+				return err
+			}
+			if m.Settled = why == ""; !m.Settled {
+				v.stray[m.Name] = why
+				continue
+			}
+		}
+		changed = true
+	}
+	if !changed {
+		return nil
+	}
+	return d.save(ctx, v.rec)
+}
+
+// undone notes that a unit is scheduled to this machine which was moved: fleet's
+// engine found it could not be there, or it was never moved.
+func (d *drain) undone(name string) {
+	if !d.swaps[name] {
+		return
+	}
+	delete(d.swaps, name)
+	d.tries[name]++
+	d.later(name, fmt.Sprintf("fleet put it back on this machine after it was moved (%d times)", d.tries[name]))
+}
+
+// later has a unit wait for its next move, longer each time.
+func (d *drain) later(name, why string) {
+	d.excuse[name] = why
+	d.again[name] = d.o.Now().Add(min(d.o.Heartbeat<<min(max(d.tries[name]-1, 0), 10), maxRetry))
+}
+
+// arrival says why a unit that was moved has not settled where it is now; "" if it
+// has: it has been up for longer than what fleet tells may be wrong. For after a
+// move the machine that it left deletes what the other one told of it, once.
+func (d *drain) arrival(ctx context.Context, m moved, u *unit) (why string, err error) {
+	states, err := d.api.states(ctx, m.Name, "")
+	if err != nil {
+		return "", err
+	}
+	ok, seen := false, "it has not started on "+short(u.target)+" yet"
+	for _, s := range states {
+		switch {
+		case s.MachineID == d.o.Machine.ID && s.runs():
+			return "it has not ended here yet (" + s.String() + ")", nil
+		case s.MachineID == u.target:
+			ok, seen = m.fine(s), "it is "+s.String()+" on "+short(u.target)
+		}
+	}
+	now, since := d.o.Now(), d.up[m.Name]
+	switch {
+	case u.target == "":
+		seen = "it is scheduled nowhere: " + short(m.To) + ", where it was moved to, cannot run it any more, and fleet has found no other machine yet"
+	case m.Ran == "" || u.desired != launched:
+		return "", nil
+	case ok && !since.IsZero() && d.at[m.Name] == u.target && now.Sub(since) > d.o.Heartbeat:
+		return "", nil
+	case ok && !since.IsZero() && d.at[m.Name] == u.target:
+		return "it is up on " + short(u.target) + ", and has to stay up for " + d.o.Heartbeat.String(), nil
+	case ok:
+		d.up[m.Name], d.at[m.Name] = now, u.target
+		return "it is up on " + short(u.target) + ", and has to stay up for " + d.o.Heartbeat.String(), nil
+	case !since.IsZero():
+		d.fell[m.Name]++
+	}
+	delete(d.up, m.Name)
+	if d.fell[m.Name] > 1 {
+		seen += "; it does not stay up there"
+	}
+	return seen, nil
+}
+
+// move has a group leave: its announcements are withdrawn, it is scheduled
+// elsewhere, and the announcements are wished for again, there.
+func (d *drain) move(ctx context.Context, v *view, s step) error {
+	for _, u := range s.group {
+		m := v.rec.unit(u.name)
+		if m.To, m.Settled = s.to, false; m.Set == "" { // else it was stopped by force, and is started there
+			m.Ran = ran(v, u)
+		}
+	}
+	announcements := slices.DeleteFunc(s.group.announcements(), func(u *unit) bool { return u.desired != launched || !v.up(u) })
+	for _, u := range announcements {
+		m := v.rec.unit(u.name)
+		m.Was, m.Set = launched, loaded
+	}
+	if err := d.save(ctx, v.rec); err != nil {
+		return err
+	}
+	stays, err := d.withdraw(ctx, announcements)
+	if err != nil {
+		return err
+	}
+	if stays != "" {
+		for _, u := range s.group {
+			d.tries[u.name]++
+			d.later(u.name, fmt.Sprintf("its announcement %s does not end within %s", stays, d.o.Stop))
+		}
+		_, err = d.mend(ctx, v.rec)
+		return err
+	}
+	for _, u := range s.group {
+		done, err := d.swapTarget(ctx, u.name, v.self, s.to)
+		if err != nil {
+			return err
+		}
+		if !done { // the others go where it is, when that is known
+			break
+		}
+		d.swaps[u.name] = true
+		delete(d.up, u.name)
+	}
+	_, err = d.mend(ctx, v.rec)
+	return err
+}
+
+// ran says what a unit does that is about to be touched. What is not known counts
+// as up.
+func ran(v *view, u *unit) string {
+	switch s, known := v.here[u.name]; {
+	case !v.up(u):
+		return ""
+	case known && s.starting():
+		return ranStarting
+	}
+	return ranSteady
+}
+
+// withdraw stops announcements, the last one first, and waits until they have
+// ended, and who reads them may have seen it. One that stays is named.
+func (d *drain) withdraw(ctx context.Context, announcements group) (stays string, err error) {
+	if len(announcements) == 0 {
+		return "", nil
+	}
+	for _, u := range slices.Backward(announcements) {
+		if err := d.wish(ctx, u.name, launched, loaded); err != nil {
+			return "", err
+		}
+	}
+	bounded, cancel := context.WithTimeout(ctx, d.o.Stop)
+	defer cancel()
+	for _, u := range slices.Backward(announcements) {
+		for {
+			states, err := d.api.states(bounded, u.name, d.o.Machine.ID)
+			if err == nil && len(states) > 0 && !slices.ContainsFunc(states, state.runs) {
+				break
+			}
+			if ctx.Err() != nil {
+				return "", ctx.Err()
+			}
+			if bounded.Err() != nil {
+				return u.name, nil
+			}
+			d.pause(bounded, nil)
+		}
+	}
+	linger, stop := context.WithTimeout(ctx, d.o.Linger)
+	defer stop()
+	<-linger.Done()
+	return "", ctx.Err()
+}
+
+// stop ends what can go nowhere: announcements first, and a unit when its own have
+// ended. They stay scheduled here, and are started again by Resume.
+func (d *drain) stop(ctx context.Context, v *view, steps []step) error {
+	var wishes []moved
+	for _, s := range steps {
+		for _, u := range slices.Backward(s.group) {
+			announced := slices.ContainsFunc(s.group, func(a *unit) bool { return a.announces(u) && v.up(a) })
+			m := v.rec.unit(u.name)
+			if announced || !v.up(u) || m.Set != "" {
+				continue
+			}
+			m.Ran, m.To, m.Was, m.Set = ran(v, u), "", u.desired, loaded
+			if u.desired == loaded { // something else started it: only unloading it stops it
+				m.Set = inactive
+			}
+			wishes = append(wishes, *m)
+		}
+	}
+	if len(wishes) == 0 {
+		return nil
+	}
+	if err := d.save(ctx, v.rec); err != nil {
+		return err
+	}
+	for _, m := range wishes {
+		if err := d.wish(ctx, m.Name, m.Was, m.Set); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
