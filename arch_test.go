@@ -35,6 +35,8 @@ var layers = map[string][]string{
 	"fleetlink/nomad":               {"fleetlink"},
 	"fleetlink/hook":                {"fleetlink"},
 	"fleetlink/gate":                {},
+	"fleetlink/fleet":               {"fleetlink", "fleetlink/fleet/etcd2"},
+	"fleetlink/fleet/etcd2":         {},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},

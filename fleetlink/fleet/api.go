@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -77,6 +78,7 @@ func (e *statusError) Error() string {
 
 type machineDoc struct {
 	ID       string            `json:"id"`
+	IP       string            `json:"primaryIP"`
 	Metadata map[string]string `json:"metadata"`
 }
 
@@ -100,8 +102,9 @@ type state struct {
 	Sub       string `json:"systemdSubState"`
 }
 
-// runs reports whether something of the unit is up, or on its way up or down.
-func (s state) runs() bool { return s.Active != "inactive" && s.Active != "failed" }
+// runs reports whether something of the unit is up, or on its way up or down; not
+// if nothing is known of it.
+func (s state) runs() bool { return s.Active != "" && s.Active != "inactive" && s.Active != "failed" }
 
 // steady reports whether the unit is as it should be for good.
 func (s state) steady() bool { return s.Active == "active" || s.Active == "reloading" }
@@ -111,7 +114,9 @@ func (s state) steady() bool { return s.Active == "active" || s.Active == "reloa
 func (s state) starting() bool { return s.Active == "activating" && s.Sub == "start" }
 
 // broken reports whether the unit is not up and not on its way there.
-func (s state) broken() bool { return !s.runs() || s.Sub == "auto-restart" }
+func (s state) broken() bool {
+	return s.Active == "inactive" || s.Active == "failed" || s.Sub == "auto-restart"
+}
 
 // String is the state as fleetctl shows it.
 func (s state) String() string { return s.Active + "/" + s.Sub }
@@ -130,15 +135,16 @@ func (a *api) machines(ctx context.Context) (map[string]map[string]string, error
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]map[string]string{}
+	found, addresses := map[string]map[string]string{}, map[string]string{}
 	for _, m := range all.Machines {
 		if !validName(m.ID) {
 			return nil, fmt.Errorf("fleet lists a machine by an id that is none: %.40q", m.ID)
 		}
-		if _, twice := found[m.ID]; twice {
-			return nil, fmt.Errorf("fleet lists machine %s twice: two machines have the same machine-id, and which one a unit runs on cannot be told; give one of them another (systemd-machine-id-setup)", m.ID)
+		// Whoever comes between two pages moves the last of the one onto the other.
+		if _, twice := found[m.ID]; twice && (addresses[m.ID] != m.IP || !maps.Equal(found[m.ID], m.Metadata)) {
+			return nil, fmt.Errorf("fleet lists machine %s twice, at %s and %s: two machines have the same machine-id, and which one a unit runs on cannot be told; give one of them another (systemd-machine-id-setup)", m.ID, addresses[m.ID], m.IP)
 		}
-		found[m.ID] = m.Metadata
+		found[m.ID], addresses[m.ID] = m.Metadata, m.IP
 	}
 	return found, nil
 }
@@ -149,12 +155,10 @@ func (a *api) units(ctx context.Context) ([]unitDoc, error) {
 	if err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{}
 	for _, u := range all.Units {
-		if !validName(u.Name) || seen[u.Name] {
-			return nil, fmt.Errorf("fleet lists a unit twice, or by a name that is none: %.40q", u.Name)
+		if !validName(u.Name) {
+			return nil, fmt.Errorf("fleet lists a unit by a name that is none: %.40q", u.Name)
 		}
-		seen[u.Name] = true
 	}
 	return all.Units, nil
 }
@@ -227,9 +231,7 @@ func (a *api) list(ctx context.Context, what string, query url.Values) (all page
 		}
 		// The token stands for the page alone: what is asked for is said again.
 		tokens[p.Next], pages = true, url.Values{"nextPageToken": {p.Next}}
-		for k, v := range query {
-			pages[k] = v
-		}
+		maps.Copy(pages, query)
 	}
 	return page{}, fmt.Errorf("list %s: more than %d pages", what, maxPages)
 }

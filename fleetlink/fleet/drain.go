@@ -10,18 +10,14 @@ import (
 	"github.com/drydock-os/drydock/fleetlink"
 )
 
-// maxRetry is the longest pause before a unit is moved again that fleet put back.
-const maxRetry = 5 * time.Minute
-
 // drain is one call of Drain: what it has seen besides what is written down.
 type drain struct {
 	*Link
 	order  fleetlink.Order
 	left   []fleetlink.Workload
 	told   bool
-	up     map[string]time.Time // since when units that were moved are up
-	at     map[string]string    // where
-	fell   map[string]int       // how often they were not any more
+	stays  map[string]stay      // of units that were moved
+	seen   uint64               // of etcd, up to where states were watched; 0: they were not
 	swaps  map[string]bool      // units whose schedule this call moved
 	tries  map[string]int       // how often that was undone
 	again  map[string]time.Time // when they are tried again
@@ -32,7 +28,7 @@ type drain struct {
 // moves by itself; the next one when the former has settled. Whatever fleet and
 // etcd do not answer is asked again until ctx ends.
 func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
-	d := &drain{Link: l, order: o, up: map[string]time.Time{}, at: map[string]string{}, fell: map[string]int{},
+	d := &drain{Link: l, order: o, stays: map[string]stay{},
 		swaps: map[string]bool{}, tries: map[string]int{}, again: map[string]time.Time{}, excuse: map[string]string{}}
 	if err := d.run(ctx); err != nil {
 		return fleetlink.Unfinished{Left: d.left, Err: err}
@@ -69,21 +65,6 @@ func (d *drain) run(ctx context.Context) error {
 	}
 }
 
-// pause waits for the next look: until the schedule of a unit changes that is on
-// its way, or for a while.
-func (d *drain) pause(ctx context.Context, v *view) {
-	ctx, cancel := context.WithTimeout(ctx, d.o.Poll)
-	defer cancel()
-	if v != nil && len(v.stray) > 0 {
-		if _, err := d.etcd.Wait(ctx, d.key("job", sorted(v.stray)[0]), v.index); err == nil {
-			soon, stop := context.WithTimeout(ctx, d.o.Poll/4) // a unit's heartbeats ring too
-			defer stop()
-			ctx = soon
-		}
-	}
-	<-ctx.Done()
-}
-
 // step looks, and does the next thing.
 func (d *drain) step(ctx context.Context) (*view, progress, error) {
 	v, err := d.look(ctx)
@@ -110,7 +91,8 @@ func (d *drain) step(ctx context.Context) (*view, progress, error) {
 	case len(v.stray) > 0 && !d.order.Force:
 		return v, waiting, nil
 	case next >= 0:
-		return v, acted, d.move(ctx, v, steps[next])
+		p, err := d.move(ctx, v, steps[next])
+		return v, p, err
 	case d.order.Force:
 		return v, waiting, d.stop(ctx, v, steps)
 	}
@@ -162,102 +144,9 @@ func (d *drain) mend(ctx context.Context, r *record) (changed bool, err error) {
 	return changed, err
 }
 
-// settle sees what became of the units that were moved. The view learns which are
-// still on their way, and why.
-func (d *drain) settle(ctx context.Context, v *view) error {
-	changed := false
-	for i := range v.rec.Units {
-		m := &v.rec.Units[i]
-		if m.To == "" || m.Settled {
-			continue
-		}
-		u := v.units[m.Name]
-		switch {
-		case u == nil || u.desired == inactive:
-			m.Settled = true // somebody took it out of the schedule
-		case u.target == v.self:
-			d.undone(m.Name)
-			m.To = ""
-		case d.order.Force && !v.here[m.Name].runs():
-			m.Settled = true
-		default:
-			why, err := d.arrival(ctx, *m, u)
-			if err != nil {
-				return err
-			}
-			if m.Settled = why == ""; !m.Settled {
-				v.stray[m.Name] = why
-				continue
-			}
-		}
-		changed = true
-	}
-	if !changed {
-		return nil
-	}
-	return d.save(ctx, v.rec)
-}
-
-// undone notes that a unit is scheduled to this machine which was moved: fleet's
-// engine found it could not be there, or it was never moved.
-func (d *drain) undone(name string) {
-	if !d.swaps[name] {
-		return
-	}
-	delete(d.swaps, name)
-	d.tries[name]++
-	d.later(name, fmt.Sprintf("fleet put it back on this machine after it was moved (%d times)", d.tries[name]))
-}
-
-// later has a unit wait for its next move, longer each time.
-func (d *drain) later(name, why string) {
-	d.excuse[name] = why
-	d.again[name] = d.o.Now().Add(min(d.o.Heartbeat<<min(max(d.tries[name]-1, 0), 10), maxRetry))
-}
-
-// arrival says why a unit that was moved has not settled where it is now; "" if it
-// has: it has been up for longer than what fleet tells may be wrong. For after a
-// move the machine that it left deletes what the other one told of it, once.
-func (d *drain) arrival(ctx context.Context, m moved, u *unit) (why string, err error) {
-	states, err := d.api.states(ctx, m.Name, "")
-	if err != nil {
-		return "", err
-	}
-	ok, seen := false, "it has not started on "+short(u.target)+" yet"
-	for _, s := range states {
-		switch {
-		case s.MachineID == d.o.Machine.ID && s.runs():
-			return "it has not ended here yet (" + s.String() + ")", nil
-		case s.MachineID == u.target:
-			ok, seen = m.fine(s), "it is "+s.String()+" on "+short(u.target)
-		}
-	}
-	now, since := d.o.Now(), d.up[m.Name]
-	switch {
-	case u.target == "":
-		seen = "it is scheduled nowhere: " + short(m.To) + ", where it was moved to, cannot run it any more, and fleet has found no other machine yet"
-	case m.Ran == "" || u.desired != launched:
-		return "", nil
-	case ok && !since.IsZero() && d.at[m.Name] == u.target && now.Sub(since) > d.o.Heartbeat:
-		return "", nil
-	case ok && !since.IsZero() && d.at[m.Name] == u.target:
-		return "it is up on " + short(u.target) + ", and has to stay up for " + d.o.Heartbeat.String(), nil
-	case ok:
-		d.up[m.Name], d.at[m.Name] = now, u.target
-		return "it is up on " + short(u.target) + ", and has to stay up for " + d.o.Heartbeat.String(), nil
-	case !since.IsZero():
-		d.fell[m.Name]++
-	}
-	delete(d.up, m.Name)
-	if d.fell[m.Name] > 1 {
-		seen += "; it does not stay up there"
-	}
-	return seen, nil
-}
-
 // move has a group leave: its announcements are withdrawn, it is scheduled
 // elsewhere, and the announcements are wished for again, there.
-func (d *drain) move(ctx context.Context, v *view, s step) error {
+func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 	for _, u := range s.group {
 		m := v.rec.unit(u.name)
 		if m.To, m.Settled = s.to, false; m.Set == "" { // else it was stopped by force, and is started there
@@ -270,33 +159,32 @@ func (d *drain) move(ctx context.Context, v *view, s step) error {
 		m.Was, m.Set = launched, loaded
 	}
 	if err := d.save(ctx, v.rec); err != nil {
-		return err
+		return waiting, err
 	}
 	stays, err := d.withdraw(ctx, announcements)
 	if err != nil {
-		return err
+		return waiting, err
 	}
-	if stays != "" {
-		for _, u := range s.group {
+	p := acted
+	for _, u := range s.group {
+		if stays != "" {
 			d.tries[u.name]++
 			d.later(u.name, fmt.Sprintf("its announcement %s does not end within %s", stays, d.o.Stop))
+			continue
 		}
-		_, err = d.mend(ctx, v.rec)
-		return err
-	}
-	for _, u := range s.group {
 		done, err := d.swapTarget(ctx, u.name, v.self, s.to)
 		if err != nil {
-			return err
+			return waiting, err
 		}
 		if !done { // the others go where it is, when that is known
+			p = waiting
 			break
 		}
 		d.swaps[u.name] = true
-		delete(d.up, u.name)
+		delete(d.stays, u.name)
 	}
 	_, err = d.mend(ctx, v.rec)
-	return err
+	return p, err
 }
 
 // ran says what a unit does that is about to be touched. What is not known counts
@@ -376,4 +264,3 @@ func (d *drain) stop(ctx context.Context, v *view, steps []step) error {
 	}
 	return nil
 }
-

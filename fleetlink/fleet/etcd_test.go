@@ -78,6 +78,13 @@ func freeAddress(t *testing.T) string {
 // freeze has etcd answer nothing until thaw is called.
 func (e *etcdProcess) freeze() (thaw func()) {
 	e.cmd.Process.Signal(syscall.SIGSTOP)
+	for range 1000 { // the signal takes its time to reach all threads
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", e.cmd.Process.Pid))
+		if err != nil || strings.Contains(string(stat), ") T ") {
+			break
+		}
+		<-time.After(time.Millisecond)
+	}
 	return func() { e.cmd.Process.Signal(syscall.SIGCONT) }
 }
 

@@ -118,6 +118,7 @@ func (f *fleetd) jobs(ctx context.Context) (jobs []job, err error) {
 			jobs = append(jobs, job{n.Name(), desired.Value, target.Value, heartbeat.Value})
 		}
 	}
+	slices.SortFunc(jobs, func(a, b job) int { return strings.Compare(a.name, b.name) })
 	return jobs, err
 }
 
@@ -306,7 +307,9 @@ func (f *fleetd) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 
 func (f *fleetd) states(ctx context.Context, unit, machine string) (all []any) {
 	dir, _, _ := f.keys.Get(ctx, f.key("states"))
+	slices.SortFunc(dir.Nodes, func(a, b etcd2.Node) int { return strings.Compare(a.Key, b.Key) })
 	for _, n := range dir.Nodes {
+		slices.SortFunc(n.Nodes, func(a, b etcd2.Node) int { return strings.Compare(a.Key, b.Key) })
 		for _, m := range n.Nodes {
 			doc := struct{ LoadState, ActiveState, SubState string }{}
 			if json.Unmarshal([]byte(m.Value), &doc) != nil || unit != "" && n.Name() != unit || machine != "" && m.Name() != machine {

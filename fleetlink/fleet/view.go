@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
@@ -18,22 +19,27 @@ type lasting struct{ error }
 func (e lasting) Unwrap() error { return e.error }
 
 // unitFiles are the units' files as they were read last, and the schedule's hashes
-// of them then: fleet's API has no way to ask for one without the others.
+// of them then: fleet reads its whole registry for each page of them.
 type unitFiles struct {
 	hashes string
 	docs   []unitDoc
+	until  time.Time // they are read again, whatever the schedule says
 }
+
+// filesKeep is how long unit files are not read again that the schedule says are
+// the same: fleet's API may have read them from an etcd member that was behind.
+const filesKeep = time.Minute
 
 // A view is what was seen of a fleet in one look.
 type view struct {
 	world
-	o      *Options
-	seen   bool             // fleet lists this machine
-	here   map[string]state // what systemd here says of units, as fleet was told
-	own    *etcd2.Node      // the override of the cordon's key of metadata; nil: none
-	rec    *record          // nil: this machine is in service
-	stray  map[string]string // units that were moved and are not settled, and why
-	index  uint64 // of etcd, at the look
+	o     *Options
+	seen  bool              // fleet lists this machine
+	here  map[string]state  // what systemd here says of units, as fleet was told
+	own   *etcd2.Node       // the override of the cordon's key of metadata; nil: none
+	rec   *record           // nil: this machine is in service
+	stray map[string]string // units that were moved and are not settled, and why
+	index uint64            // of etcd, at the look
 }
 
 // look sees everything that a decision needs. What the schedule says is read by
@@ -147,19 +153,22 @@ func (l *Link) unitDocs(ctx context.Context, jobs etcd2.Node) ([]unitDoc, error)
 	var hashes []string
 	for _, job := range jobs.Nodes {
 		object, _ := job.Child("object")
-		hashes = append(hashes, job.Name(), object.Value)
+		hashes = append(hashes, job.Name()+" "+object.Value)
 	}
+	slices.Sort(hashes) // etcd keeps no order
 	sum := strings.Join(hashes, "\n")
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.files.docs != nil && l.files.hashes == sum {
+	if l.files.hashes == sum && l.o.Now().Before(l.files.until) {
 		return l.files.docs, nil
 	}
 	docs, err := l.api.units(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l.files = unitFiles{sum, docs}
+	if len(docs) >= len(jobs.Nodes) {
+		l.files = unitFiles{sum, docs, l.o.Now().Add(filesKeep)}
+	}
 	return docs, nil
 }
 

@@ -115,7 +115,7 @@ type Client struct {
 // Get reads a key, or with everything below it a directory, by quorum, and the
 // index of the store then.
 func (c *Client) Get(ctx context.Context, key string) (Node, uint64, error) {
-	a, err := c.do(ctx, http.MethodGet, key, url.Values{"quorum": {"true"}, "recursive": {"true"}}, nil)
+	a, err := c.do(ctx, request{http.MethodGet, key, url.Values{"quorum": {"true"}, "recursive": {"true"}}, nil})
 	if err != nil {
 		return Node{}, 0, fmt.Errorf("read %s: %w", key, err)
 	}
@@ -134,7 +134,7 @@ func (c *Client) Swap(ctx context.Context, key, value string, prev Prev) (Node, 
 }
 
 func (c *Client) put(ctx context.Context, key, value string, query url.Values) (Node, error) {
-	a, err := c.do(ctx, http.MethodPut, key, query, url.Values{"value": {value}})
+	a, err := c.do(ctx, request{http.MethodPut, key, query, url.Values{"value": {value}}})
 	if err != nil {
 		return Node{}, fmt.Errorf("write %s: %w", key, err)
 	}
@@ -143,7 +143,7 @@ func (c *Client) put(ctx context.Context, key, value string, query url.Values) (
 
 // Delete removes a key that holds prev.
 func (c *Client) Delete(ctx context.Context, key string, prev Prev) error {
-	if _, err := c.do(ctx, http.MethodDelete, key, prev.query(), nil); err != nil {
+	if _, err := c.do(ctx, request{http.MethodDelete, key, prev.query(), nil}); err != nil {
 		return fmt.Errorf("delete %s: %w", key, err)
 	}
 	return nil
@@ -151,23 +151,23 @@ func (c *Client) Delete(ctx context.Context, key string, prev Prev) error {
 
 // RemoveDir removes a directory. DirNotEmpty: something is in it.
 func (c *Client) RemoveDir(ctx context.Context, key string) error {
-	if _, err := c.do(ctx, http.MethodDelete, key, url.Values{"dir": {"true"}}, nil); err != nil {
+	if _, err := c.do(ctx, request{http.MethodDelete, key, url.Values{"dir": {"true"}}, nil}); err != nil {
 		return fmt.Errorf("delete directory %s: %w", key, err)
 	}
 	return nil
 }
 
-// Wait returns when something at or below key has changed after the store had
-// that index, and the index of the change; 0 where etcd ended the wait without
-// one. EventIndexCleared: too much has changed since, so read again, and wait
-// from the index of what was read.
-func (c *Client) Wait(ctx context.Context, key string, after uint64) (uint64, error) {
+// Wait returns the next change of something at or below key after the store had
+// that index, as the key was after it; a Node without a key where etcd ended the
+// wait without one. EventIndexCleared: too much has changed since, so read again,
+// and wait from the index of what was read.
+func (c *Client) Wait(ctx context.Context, key string, after uint64) (Node, error) {
 	query := url.Values{"wait": {"true"}, "recursive": {"true"}, "waitIndex": {strconv.FormatUint(after+1, 10)}}
-	a, err := c.do(ctx, http.MethodGet, key, query, nil)
+	a, err := c.do(ctx, request{http.MethodGet, key, query, nil})
 	if err != nil {
-		return 0, fmt.Errorf("watch %s: %w", key, err)
+		return Node{}, fmt.Errorf("watch %s: %w", key, err)
 	}
-	return a.Node.ModifiedIndex, nil
+	return a.Node, nil
 }
 
 func (p Prev) query() url.Values {
@@ -187,21 +187,27 @@ type answer struct {
 	index uint64
 }
 
+// request is what a member is asked.
+type request struct {
+	method, key string
+	query, form url.Values
+}
+
 // do asks members in turn, the one that answered last first, until one is there.
 // Only what certainly was not done, or changes nothing, is asked again.
-func (c *Client) do(ctx context.Context, method, key string, query, form url.Values) (a answer, err error) {
+func (c *Client) do(ctx context.Context, r request) (a answer, err error) {
 	if len(c.Endpoints) == 0 {
 		return answer{}, errors.New("no etcd endpoint is given")
 	}
 	first := int(c.last.Load())
 	for i := range c.Endpoints {
 		n := (first + i) % len(c.Endpoints)
-		if a, err = c.ask(ctx, c.Endpoints[n], method, key, query, form); err == nil {
+		if a, err = c.ask(ctx, c.Endpoints[n], r); err == nil {
 			c.last.Store(int64(n))
 			return a, nil
 		}
 		refusal, dial := (*Error)(nil), (*net.OpError)(nil)
-		again := method == http.MethodGet || errors.As(err, &dial) && dial.Op == "dial"
+		again := r.method == http.MethodGet || errors.As(err, &dial) && dial.Op == "dial"
 		if ctx.Err() != nil || !again || errors.As(err, &refusal) && !refusal.Passing() {
 			return answer{}, err
 		}
@@ -210,8 +216,8 @@ func (c *Client) do(ctx context.Context, method, key string, query, form url.Val
 }
 
 // ask asks one member.
-func (c *Client) ask(ctx context.Context, endpoint, method, key string, query, form url.Values) (answer, error) {
-	if !query.Has("wait") { // who waits for a change says how long
+func (c *Client) ask(ctx context.Context, endpoint string, r request) (answer, error) {
+	if !r.query.Has("wait") { // who waits for a change says how long
 		bounded, cancel := context.WithTimeout(ctx, cmp.Or(c.Timeout, defaultTimeout))
 		defer cancel()
 		ctx = bounded
@@ -220,13 +226,13 @@ func (c *Client) ask(ctx context.Context, endpoint, method, key string, query, f
 	if err != nil {
 		return answer{}, fmt.Errorf("etcd endpoint: %w", err)
 	}
-	u = u.JoinPath("v2/keys", (&url.URL{Path: key}).EscapedPath())
-	u.RawQuery = query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), strings.NewReader(form.Encode()))
+	u = u.JoinPath("v2/keys", (&url.URL{Path: r.key}).EscapedPath())
+	u.RawQuery = r.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), strings.NewReader(r.form.Encode()))
 	if err != nil {
 		return answer{}, err
 	}
-	if form != nil {
+	if r.form != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	if c.User != "" {

@@ -1,0 +1,122 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+)
+
+// A scene is a fleet of three machines in one test.
+type scene struct {
+	*crew
+	f *fleetd
+}
+
+func (s *scene) within(d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(s.Context(), d)
+	s.Cleanup(cancel)
+	return ctx
+}
+
+const enough = 150 * testHeartbeat
+
+func (s *scene) cordon() *Link {
+	s.Helper()
+	l := s.open()
+	if err := l.Cordon(s.within(enough), "a reboot"); err != nil {
+		s.Fatal(err)
+	}
+	return l
+}
+
+func (s *scene) drain(o fleetlink.Order) {
+	s.Helper()
+	if err := s.cordon().Drain(s.within(enough), o); err != nil {
+		s.Fatal(err)
+	}
+	if st, err := s.open().Standing(s.within(enough)); err != nil || !st.Drained() {
+		s.Errorf("after the drain: %+v, %v", st, err)
+	}
+}
+
+// unfinished drains for a while, and returns why it did not end.
+func (s *scene) unfinished(d time.Duration) string {
+	s.Helper()
+	err := s.cordon().Drain(s.within(d), fleetlink.Order{})
+	if u := (fleetlink.Unfinished{}); !errors.As(err, &u) || !errors.Is(err, context.DeadlineExceeded) {
+		s.Fatalf("drain: %v", err)
+	}
+	return err.Error()
+}
+
+func (s *scene) resume() {
+	s.Helper()
+	for range 2 {
+		if err := s.open().Resume(s.within(enough)); err != nil {
+			s.Fatal(err)
+		}
+	}
+	s.f.remains(s.T)
+}
+
+func (s *scene) held() []fleetlink.Workload {
+	s.Helper()
+	held, err := s.open().Preflight(s.within(enough))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return held
+}
+
+func (s *scene) target(name string) string {
+	n, _, err := s.f.keys.Get(s.Context(), s.f.key("job", name, "target"))
+	if err != nil && !etcd2.Is(err, etcd2.KeyNotFound) {
+		s.Fatal(err)
+	}
+	return n.Value
+}
+
+// before checks that one event came before another, both did.
+func (s *scene) before(a, b event) {
+	s.Helper()
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	i, j := slices.Index(s.f.events, a), slices.Index(s.f.events, b)
+	if i < 0 || j < 0 || i > j {
+		s.Errorf("%v is to come before %v: %v", a, b, s.f.events)
+	}
+}
+
+// wanted checks that the schedule wants the same of all units as before.
+func (s *scene) wanted(before map[string]string) {
+	s.Helper()
+	after := s.f.remains(s.T)
+	for _, all := range []map[string]string{before, after} {
+		maps.DeleteFunc(all, func(k, _ string) bool { return strings.HasSuffix(k, "/target") })
+	}
+	if !maps.Equal(before, after) {
+		s.Errorf("something of the drain is left in fleet:\nbefore %s\nafter %s", pretty(before), pretty(after))
+	}
+}
+
+// during runs act once, when a unit is scheduled to another machine.
+func (s *scene) during(name string, act func(to string)) (wait func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for s.Context().Err() == nil {
+			if to := s.target(name); to != "" && to != idA {
+				act(to)
+				return
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+	}()
+	return func() { <-done }
+}
