@@ -92,8 +92,10 @@ func (s *scene) testConflicts() {
 		s.f.etcd.set(s.f.key("job", name, "target"), id)
 		s.up(name, id)
 	}
+	s.f.mu.Lock()
 	s.f.files["web@1.service"] = []option{{"X-Fleet", "Conflicts", "web@*.service"}} // the tests' engine knows no specifiers
 	s.f.files["web@2.service"], s.f.files["web@3.service"] = nil, nil
+	s.f.mu.Unlock()
 	s.f.frozen.Store(false)
 	want := []fleetlink.Workload{{Name: "web@1.service", Why: "it can go nowhere: bbbbbbbb runs web@2.service, which web@1.service conflicts with; cccccccc runs web@3.service, which web@1.service conflicts with"}}
 	if held := s.held(); !slices.Equal(held, want) {
