@@ -37,6 +37,7 @@ var layers = map[string][]string{
 	"fleetlink/gate":                {},
 	"fleetlink/fleet":               {"fleetlink", "fleetlink/fleet/etcd2"},
 	"fleetlink/fleet/etcd2":         {},
+	"fleetlink/host":                {"fleetlink"},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},
@@ -48,7 +49,7 @@ var layers = map[string][]string{
 	// core
 	"updater": {"fleetlink", "omaha", "partition", "updater/fetch", "updater/payload", "updater/policy", "updater/state"},
 	// edges
-	"updater/bus":     {"fleetlink", "updater"},
+	"updater/bus":     {"fleetlink", "fleetlink/host", "updater"},
 	"updater/metrics": {"updater"},
 	"updater/link":    {"rebootlock", "rebootlock/fleetlock", "updater", "updater/policy"},
 	"updater/sim":     {"partition", "updater", "updater/image", "updater/policy"},
