@@ -45,12 +45,12 @@ func TestGatesAreAskedAtOnceAndBounded(t *testing.T) {
 		if asked != 1 {
 			t.Errorf("asked %d times within %s", asked, DefaultEvery)
 		}
-		time.Sleep(DefaultEvery)
+		<-time.After(DefaultEvery)
 		g.Shut(t.Context())
 		if asked != 2 {
 			t.Errorf("asked %d times", asked)
 		}
-		time.Sleep(DefaultEvery)
+		<-time.After(DefaultEvery)
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		g.Shut(ended)

@@ -37,6 +37,7 @@ type request struct {
 	Deadline  time.Time `json:"deadline,omitzero"`
 	Timeout   int       `json:"timeout_seconds,omitempty"`
 
+	bound time.Duration              // how long the call may take; zero: as long as its context
 	heard func([]fleetlink.Workload) // each list that is complete while the hook runs; may be nil
 }
 
@@ -59,12 +60,13 @@ func (l *Link) bound(verb string) time.Duration {
 
 // call calls a hook once.
 func (l *Link) call(ctx context.Context, h hook, r request) (answer, error) {
-	return summon(ctx, h, r, l.Machine, l.bound(r.Verb), l.Log)
+	r.bound = l.bound(r.Verb)
+	return summon(ctx, h, r, l.Machine, l.Log)
 }
 
-// summon runs a hook for at most as long as bound.
-func summon(ctx context.Context, h hook, r request, m fleetlink.Machine, bound time.Duration, log func(string)) (answer, error) {
-	r.Protocol, r.Hook, r.MachineID, r.Hostname, r.Timeout = protocol, h.name, m.ID, m.Hostname, int(bound.Seconds())
+// summon runs a hook.
+func summon(ctx context.Context, h hook, r request, m fleetlink.Machine, log func(string)) (answer, error) {
+	r.Protocol, r.Hook, r.MachineID, r.Hostname, r.Timeout = protocol, h.name, m.ID, m.Hostname, int(r.bound.Seconds())
 	r.Attempt = max(r.Attempt, 1)
 	if m.BootID != nil {
 		id, err := m.BootID()
@@ -80,7 +82,7 @@ func summon(ctx context.Context, h hook, r request, m fleetlink.Machine, bound t
 	said := lists{told: r.heard}
 	var last string
 	p := process{
-		path: h.path, verb: r.Verb, env: r.env(), input: append(input, '\n'), bound: bound,
+		path: h.path, verb: r.Verb, env: r.env(), input: append(input, '\n'), bound: r.bound,
 		out: said.line,
 		err: func(line string) {
 			if last = line; log != nil {

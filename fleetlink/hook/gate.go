@@ -25,7 +25,7 @@ func (g Gate) Shut(ctx context.Context) (why []string) {
 		return []string{"gate " + g.Path + " is refused, and shut: " + err.Error()}
 	}
 	h := hook{filepath.Base(g.Path), g.Path}
-	a, err := summon(ctx, h, request{Verb: gate}, g.Machine, or(g.Timeout, DefaultAsk), g.Log)
+	a, err := summon(ctx, h, request{Verb: gate, bound: or(g.Timeout, DefaultAsk)}, g.Machine, g.Log)
 	if err != nil {
 		return []string{"gate " + g.Path + " is shut: " + err.Error()}
 	}

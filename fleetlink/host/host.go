@@ -82,7 +82,7 @@ func (l *Link) Preflight(ctx context.Context) (held []fleetlink.Workload, err er
 	}
 	running, err := l.running(ctx)
 	for _, u := range running {
-		if u.Kept != "" && !u.Once { // what ends by itself is waited for
+		if u.Kept != "" { // a job that ends by itself is waited for
 			held = append(held, fleetlink.Workload{Name: u.Name, Why: u.Kept})
 		}
 	}

@@ -311,6 +311,9 @@ func TestForceGivesTime(t *testing.T) {
 		q.place("job").Once = true
 		q.place("deaf")
 		q.place("kept").Kept = "RefuseManualStop=yes"
+		if held, err := l.Preflight(t.Context()); err != nil || fmt.Sprint(held) != "[kept: RefuseManualStop=yes]" {
+			t.Errorf("preflight: %v, %v", held, err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		err := errors.Join(l.Cordon(ctx, ""), l.Drain(ctx, fleetlink.Order{}))

@@ -176,7 +176,7 @@ func stateOf(load, active string) host.State {
 // TimeoutStopSec=. When ctx ends, systemd goes on stopping it.
 func (u Units) Stop(ctx context.Context, name string, force bool) error {
 	ended := func(s host.State) bool { return !s.Runs() }
-	err := u.job(ctx, name, ended, func(manager dbus.BusObject) *dbus.Call {
+	err := u.have(ctx, name, ended, func(manager dbus.BusObject) *dbus.Call {
 		if force {
 			return manager.CallWithContext(ctx, systemdManager+".KillUnit", 0, name, "all", int32(syscall.SIGKILL))
 		}
@@ -194,7 +194,7 @@ func (u Units) Stop(ctx context.Context, name string, force bool) error {
 // Start implements host.Keeper.
 func (u Units) Start(ctx context.Context, name string) error {
 	up := func(s host.State) bool { return s == host.Up }
-	err := u.job(ctx, name, up, func(manager dbus.BusObject) *dbus.Call {
+	err := u.have(ctx, name, up, func(manager dbus.BusObject) *dbus.Call {
 		return manager.CallWithContext(ctx, systemdManager+".StartUnit", 0, name, "replace")
 	})
 	if errorName(err) == errorUnitMasked {
@@ -206,10 +206,10 @@ func (u Units) Start(ctx context.Context, name string) error {
 	return nil
 }
 
-// job asks systemd for something, and returns when the unit is as it is to be, or
+// have asks systemd for something, and returns when the unit is as it is to be, or
 // the job has failed. That a job has ended is signalled, and looked at as well: a
 // signal may be lost.
-func (u Units) job(ctx context.Context, name string, is func(host.State) bool, ask func(dbus.BusObject) *dbus.Call) error {
+func (u Units) have(ctx context.Context, name string, is func(host.State) bool, ask func(dbus.BusObject) *dbus.Call) error {
 	dialing, cancel := context.WithTimeout(ctx, systemPatience)
 	defer cancel()
 	conn, err := connect(dialing, u.Address)
@@ -227,39 +227,47 @@ func (u Units) job(ctx context.Context, name string, is func(host.State) bool, a
 	if err != nil {
 		return fmt.Errorf("listen to systemd: %w", err)
 	}
-	var job dbus.ObjectPath
+	j := unitJob{conn: conn, signals: signals, unit: name}
 	call := ask(manager)
 	if err = call.Err; err == nil && len(call.Body) > 0 { // KillUnit is no job
-		err = call.Store(&job)
+		err = call.Store(&j.path)
 	}
 	if err != nil {
 		return err
 	}
-	return awaitJob(ctx, conn, signals, name, job, is)
+	return j.await(ctx, is)
 }
 
-// awaitJob waits until a job has ended, or the unit is as it is to be without it.
-func awaitJob(ctx context.Context, conn *connection, signals <-chan *dbus.Signal, name string, job dbus.ObjectPath, is func(host.State) bool) error {
+// unitJob is one of systemd's, on a unit.
+type unitJob struct {
+	conn    *connection
+	signals <-chan *dbus.Signal
+	unit    string
+	path    dbus.ObjectPath // "": none, the unit alone is looked at
+}
+
+// await waits until the job has ended, or the unit is as it is to be without it.
+func (j unitJob) await(ctx context.Context, is func(host.State) bool) error {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	for first := job == ""; ; first = false {
+	for first := j.path == ""; ; first = false {
 		result := ""
 		if !first {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case signal, open := <-signals:
+			case signal, open := <-j.signals:
 				if !open {
 					return errBusLost
 				}
-				if result = removedJob(signal, job); result == "" {
+				if result = j.result(signal); result == "" {
 					continue
 				}
 			case <-tick.C:
 			}
 		}
 		asking, cancel := context.WithTimeout(ctx, systemPatience)
-		unit, err := look(asking, conn, name)
+		unit, err := look(asking, j.conn, j.unit)
 		cancel()
 		switch {
 		case err != nil:
@@ -272,13 +280,13 @@ func awaitJob(ctx context.Context, conn *connection, signals <-chan *dbus.Signal
 	}
 }
 
-// removedJob is the result of a job, if that is what is signalled: "done",
+// result is the job's, if that is what is signalled: "done",
 // "canceled", "timeout", "failed", "dependency", "skipped".
-func removedJob(signal *dbus.Signal, job dbus.ObjectPath) string {
+func (j unitJob) result(signal *dbus.Signal) string {
 	var id uint32
 	var path dbus.ObjectPath
 	var unit, result string
-	if signal.Name != systemdManager+".JobRemoved" || dbus.Store(signal.Body, &id, &path, &unit, &result) != nil || path != job {
+	if signal.Name != systemdManager+".JobRemoved" || dbus.Store(signal.Body, &id, &path, &unit, &result) != nil || path != j.path {
 		return ""
 	}
 	return result
