@@ -1,0 +1,401 @@
+package kubernetes
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/drydock-os/drydock/fleetlink"
+)
+
+// The pace of a drain.
+const (
+	checkEvery = 10 * time.Second       // the node is read, which may have been deleted or opened
+	tellEvery  = 250 * time.Millisecond // so that hundreds of pods do not make hundreds of long lists
+	believe    = 30 * time.Second       // an eviction that was accepted and shows no effect is sent again
+	volumeWait = 2 * time.Second        // between looks at volumes: one object
+	firstPause = 300 * time.Millisecond // after the API server did not answer
+	lastPause  = 10 * time.Second       // the longest of those pauses
+	maxFailing = time.Minute            // between tries of a pod that the server cannot evict
+	settle     = 2 * time.Second        // the last requests' time to end
+)
+
+// Drain implements fleetlink.Link. One list and one watch follow the pods; each is
+// evicted as itself (by UID), and again when a refusal's time is over. What the API
+// server does not answer is asked again until ctx ends; a right that is missing, a
+// node that is deleted, or a cordon that somebody took off ends the drain.
+func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
+	d := &drain{link: l, order: o, known: map[types.UID]*freight{}, events: make(chan event), results: make(chan result)}
+	err := d.begin(ctx)
+	if err == nil {
+		err = d.run(ctx)
+	}
+	if err == nil {
+		o.Tell(nil)
+		return nil
+	}
+	return fleetlink.Unfinished{Left: d.left(), Err: err}
+}
+
+// A drain is one call of Drain. All of it belongs to that call's goroutine; others
+// send events and results.
+type drain struct {
+	link    *Link
+	order   fleetlink.Order
+	s       *session
+	events  chan event
+	results chan result
+
+	known   map[types.UID]*freight
+	synced  bool // known is the whole list
+	flying  int
+	trouble string // why the API server is not heard; "": it is
+	volumes []fleetlink.Workload
+	from    time.Time // of evictions
+	told    []fleetlink.Workload
+	spoke   bool
+}
+
+// Freight is a pod on its way.
+type freight struct {
+	*pod
+	why      string
+	due      time.Time // when it may be asked again
+	flying   bool
+	failures int
+}
+
+// A result is what became of an attempt.
+type result struct {
+	pod *pod
+	verdict
+}
+
+// begin reads the node, however long that takes, and makes sure it is cordoned on
+// our word.
+func (d *drain) begin(ctx context.Context) (err error) {
+	wait := firstPause
+	for {
+		if d.s, err = d.link.open(ctx); err == nil || hopeless(err) || !errors.Is(ctx.Err(), nil) {
+			break
+		}
+		if stop := pause(ctx, jitter(wait)); stop != nil {
+			return fmt.Errorf("%w: %w", stop, err)
+		}
+		wait = min(2*wait, lastPause)
+	}
+	if err != nil {
+		return err
+	}
+	if err := d.s.here(); err != nil {
+		return err
+	}
+	if err := d.closed(); err != nil {
+		return err
+	}
+	if d.s.word.Excluded {
+		d.from = d.s.word.Since.Add(min(d.link.LoadBalancerWait, maxWait))
+		if now := d.link.Now(); d.from.After(now.Add(d.link.LoadBalancerWait)) {
+			d.from = now.Add(d.link.LoadBalancerWait) // a clock was set back
+		}
+	}
+	return nil
+}
+
+// closed makes sure that the node is out of service on our word.
+func (d *drain) closed() error {
+	if d.s.word == nil {
+		return fmt.Errorf("node %s is not out of service on our word: somebody removed annotation %s, or the node was made anew", d.s.node, Annotation)
+	}
+	if !d.s.object.Spec.Unschedulable {
+		return fmt.Errorf("node %s gets new pods: somebody took the cordon off", d.s.node)
+	}
+	return nil
+}
+
+// run drains until nothing is left.
+func (d *drain) run(ctx context.Context) (err error) {
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { d.s.follow(ctx, d.events) })
+	check, tell := time.NewTicker(checkEvery), time.NewTicker(tellEvery)
+	defer check.Stop()
+	defer tell.Stop()
+	for {
+		d.send(ctx, &wg)
+		if d.empty() {
+			if done, err := d.confirm(ctx); done || err != nil {
+				return err
+			}
+		}
+		if !d.spoke && d.synced {
+			d.tell()
+		}
+		wake := d.wake()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-d.events:
+			err = d.hear(e)
+		case r := <-d.results:
+			err = d.land(r)
+		case <-check.C:
+			err = d.check(ctx)
+		case <-tell.C:
+			d.tell()
+		case <-wake.C:
+		}
+		wake.Stop()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// wake is a timer for the next pod that may be asked again.
+func (d *drain) wake() *time.Timer {
+	next := d.link.Now().Add(checkEvery)
+	for _, f := range d.known {
+		if d.movable(f) && f.due.Before(next) {
+			next = f.due
+		}
+	}
+	if next.Before(d.from) {
+		next = d.from
+	}
+	return time.NewTimer(max(next.Sub(d.link.Now()), time.Millisecond))
+}
+
+// movable reports whether a pod is one to be asked to leave.
+func (d *drain) movable(f *freight) bool {
+	return !f.flying && f.end.IsZero() && (f.fate == leaves || f.fate == refuses && d.order.Force)
+}
+
+// send asks those pods to leave whose time has come, so many at a time, the ones
+// that wait longest first.
+func (d *drain) send(ctx context.Context, wg *sync.WaitGroup) {
+	now := d.link.Now()
+	if now.Before(d.from) || d.flying >= d.link.InFlight {
+		return
+	}
+	var ready []*freight
+	for _, f := range d.known {
+		if d.movable(f) && !f.due.After(now) {
+			ready = append(ready, f)
+		}
+	}
+	slices.SortFunc(ready, func(a, b *freight) int {
+		return cmp.Or(a.due.Compare(b.due), strings.Compare(a.String(), b.String()))
+	})
+	for _, f := range ready {
+		if d.flying >= d.link.InFlight {
+			return
+		}
+		if d.link.Surge && !d.order.Force && d.siblingFlies(f) {
+			continue
+		}
+		f.flying = true
+		d.flying++
+		wg.Go(func() {
+			r := result{f.pod, d.s.attempt(ctx, f.pod, d.order.Force)}
+			select {
+			case d.results <- r:
+			case <-ctx.Done():
+			}
+		})
+	}
+}
+
+// siblingFlies reports whether a pod of the same owner is being asked.
+func (d *drain) siblingFlies(f *freight) bool {
+	for _, other := range d.known {
+		if other.flying && other.owner != nil && f.owner != nil && other.owner.UID == f.owner.UID {
+			return true
+		}
+	}
+	return false
+}
+
+// attempt asks the API server to remove a pod.
+func (s *session) attempt(ctx context.Context, p *pod, force bool) verdict {
+	if s.link.Surge && !force {
+		if v := s.replaced(ctx, p); v.answer != accepted {
+			return v
+		}
+	}
+	m := manner{force: force}
+	if s.link.GracePeriod > 0 {
+		seconds := int64(s.link.GracePeriod.Seconds())
+		m.grace = &seconds
+	}
+	v := s.link.weigh(s.remove(ctx, p, m))
+	if v.answer == refused && s.link.Budgets {
+		if why, err := s.because(ctx, p, v); err == nil {
+			v.why = why
+		}
+	}
+	return v
+}
+
+// land notes what became of an attempt.
+func (d *drain) land(r result) error {
+	d.flying--
+	f := d.known[r.pod.uid]
+	if f == nil {
+		return nil // the watch was quicker
+	}
+	now := d.link.Now()
+	f.flying, f.why = false, r.why
+	if r.answer != failed {
+		f.failures = 0
+	}
+	switch r.answer {
+	case accepted:
+		f.why, f.due = "it was told to end", now.Add(believe)
+	case gone:
+		delete(d.known, r.pod.uid)
+	case refused:
+		f.due = now.Add(jitter(cmp.Or(r.after, d.link.Retry)))
+		if r.after > 0 {
+			f.due = now.Add(r.after + jitter(d.link.Retry)/4) // not before the server asked for
+		}
+	case failed:
+		f.failures++
+		f.due = now.Add(max(r.after, jitter(min(d.link.Retry<<min(f.failures-1, 6), maxFailing))))
+	case forbidden:
+		return fmt.Errorf("%s: %w", f, r.err)
+	}
+	return nil
+}
+
+// hear takes what the list or the watch says.
+func (d *drain) hear(e event) error {
+	switch {
+	case e.err != nil:
+		d.trouble = e.err.Error()
+		if hopeless(e.err) {
+			return e.err
+		}
+		return nil
+	case e.all:
+		before := d.known
+		d.known, d.synced = map[types.UID]*freight{}, true
+		for _, p := range e.pods {
+			d.note(p, before[p.uid])
+		}
+	case e.gone:
+		delete(d.known, e.pods[0].uid)
+	default:
+		d.note(e.pods[0], d.known[e.pods[0].uid])
+	}
+	d.trouble = ""
+	return nil
+}
+
+// note keeps a pod as it is now, and what was known of it.
+func (d *drain) note(p *pod, f *freight) {
+	if f == nil {
+		f = &freight{}
+	}
+	f.pod = p
+	d.known[p.uid] = f
+}
+
+// empty reports whether nothing is known to be left.
+func (d *drain) empty() bool {
+	if !d.synced || d.flying > 0 {
+		return false
+	}
+	for _, f := range d.known {
+		if f.fate != stays {
+			return false
+		}
+	}
+	return true
+}
+
+// confirm reads node, pods and volumes once more: a watch may have told less than
+// there is.
+func (d *drain) confirm(ctx context.Context) (done bool, err error) {
+	if err := d.check(ctx); err != nil {
+		return false, err
+	}
+	pods, _, err := d.s.pods(ctx)
+	if err == nil && len(d.link.left(pods, d.order.Force)) == 0 {
+		d.volumes, err = d.s.volumes(ctx, pods)
+		if err == nil && len(d.volumes) == 0 {
+			return d.trouble == "", nil
+		}
+	}
+	if err != nil {
+		if d.trouble = err.Error(); hopeless(err) {
+			return false, err
+		}
+	} else if err := d.hear(event{all: true, pods: pods}); err != nil {
+		return false, err
+	}
+	d.tell()
+	return false, pause(ctx, volumeWait)
+}
+
+// check reads the node. Only what is known ends a drain.
+func (d *drain) check(ctx context.Context) error {
+	err := d.s.look(ctx)
+	switch {
+	case err == nil:
+		if d.trouble = ""; d.s.word == nil || !d.s.object.Spec.Unschedulable {
+			return d.closed()
+		}
+		return nil
+	case hopeless(err):
+		return err
+	}
+	d.trouble = err.Error()
+	return nil
+}
+
+// left lists what is left, by name, and why.
+func (d *drain) left() []fleetlink.Workload {
+	var pods []*pod
+	for _, f := range d.known {
+		pods = append(pods, f.pod)
+	}
+	slices.SortFunc(pods, func(a, b *pod) int { return strings.Compare(a.String(), b.String()) })
+	left := d.link.left(pods, d.order.Force)
+	i := 0
+	for _, p := range pods {
+		if p.fate == stays {
+			continue
+		}
+		if left[i].Why == "" {
+			left[i].Why = d.known[p.uid].why
+		}
+		if left[i].Why == "" && d.link.Now().Before(d.from) {
+			left[i].Why = "load balancers are given until " + d.from.UTC().Format(time.TimeOnly) + " UTC to leave this node"
+		}
+		i++
+	}
+	left = append(left, d.volumes...)
+	if d.trouble != "" {
+		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: d.trouble})
+	}
+	return left
+}
+
+// tell tells of what is left, if that changed.
+func (d *drain) tell() {
+	left := d.left()
+	if d.synced && (!d.spoke || !slices.Equal(left, d.told)) {
+		d.spoke, d.told = true, left
+		d.order.Tell(left)
+	}
+}
