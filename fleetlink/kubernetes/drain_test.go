@@ -159,7 +159,7 @@ func TestServerThatComesBack(t *testing.T) {
 	for name, fault := range map[string]func(http.ResponseWriter, *http.Request) bool{
 		"hangs": hang,
 		"500":   says(metav1.Status{Code: 500, Message: "etcdserver: request timed out"}),
-		"503":   says(metav1.Status{Code: 503, Reason: metav1.StatusReasonServiceUnavailable, Message: "shutting down", Details: &metav1.StatusDetails{RetryAfterSeconds: 60}}),
+		"503":   says(metav1.Status{Code: 503, Reason: metav1.StatusReasonServiceUnavailable, Message: "shutting down", Details: &metav1.StatusDetails{RetryAfterSeconds: 2}}),
 		"cut": func(w http.ResponseWriter, _ *http.Request) bool {
 			panic(http.ErrAbortHandler)
 		},

@@ -19,6 +19,7 @@ func run() int {
 		"apiserver":          apiserver.NewAPIServerCommand,
 		"scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 		"controller-manager": manager.NewControllerManagerCommand,
+		"drain":              newDrain,
 	}
 	if len(os.Args) > 1 {
 		if part, known := parts[os.Args[1]]; known {
@@ -27,6 +28,6 @@ func run() int {
 			return cli.Run(cmd)
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: kube apiserver|scheduler|controller-manager FLAG...")
+	fmt.Fprintln(os.Stderr, "usage: kube apiserver|scheduler|controller-manager|drain FLAG...")
 	return 2
 }

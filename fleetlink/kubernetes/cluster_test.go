@@ -1,0 +1,342 @@
+package kubernetes_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/yaml"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/kubernetes"
+	"github.com/drydock-os/drydock/fleetlink/kubernetes/kubetest"
+)
+
+// An outcome is what kubectl's own drain says.
+type outcome struct {
+	Leaves  []string
+	Refuses string
+	Took    time.Duration
+}
+
+// kubectl runs kubectl's own drain, with every right.
+func kubectl(t testing.TB, p *kubetest.Plane, args ...string) (o outcome) {
+	t.Helper()
+	cmd := exec.Command(p.Binary(), append([]string{"drain", "--kubeconfig=" + p.Kubeconfig("admin", "system:masters")}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &o)
+	}
+	if err != nil {
+		t.Fatalf("kubectl's drain: %v\n%s", err, out)
+	}
+	slices.Sort(o.Leaves)
+	return o
+}
+
+// testKinds: of each kind of pod the drain thinks as kubectl's own.
+func testKinds(t *testing.T, p *kubetest.Plane) {
+	y := p.Yard(1)
+	defer y.Close()
+	k, ctx := y.Nodes[0], within(t)
+	y.Pod(k, "web")
+	y.Pod(k, "alone", func(*corev1.Pod) {})
+	y.Pod(k, "cache", func(o *corev1.Pod) {
+		o.Spec.Volumes = []corev1.Volume{{Name: "c", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	})
+	y.Pod(k, "job", func(*corev1.Pod) {})
+	if err := y.Patch(ctx, y.Path("pods", "job")+"/status", map[string]any{"status": map[string]any{"phase": "Succeeded"}}); err != nil {
+		t.Fatal(err)
+	}
+	yes, node := true, y.Node(k)
+	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "static-" + k.Name, Namespace: y.Namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"},
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: k.Name, UID: node.UID, Controller: &yes}}},
+		Spec: corev1.PodSpec{NodeName: k.Name, Containers: []corev1.Container{{Name: "main", Image: "example.com/nothing"}}}}
+	if err := k.Create(ctx, y.Path("pods", ""), mirror); err != nil {
+		t.Fatal(err)
+	}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "logs", Namespace: y.Namespace}, Spec: appsv1.DaemonSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "logs"}}, Template: y.Template("logs")}}
+	if err := y.Create(ctx, y.Path("daemonsets", ""), set); err != nil {
+		t.Fatal(err)
+	}
+	y.Until("the DaemonSet's pod is ready", func(ctx context.Context) bool {
+		var d appsv1.DaemonSet
+		return y.Read(ctx, y.Path("daemonsets", "logs"), metav1.ListOptions{}, &d) == nil && d.Status.NumberReady == 1
+	})
+	if err := link(k, kubernetes.Options{}).Cordon(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		for _, empty := range []bool{false, true} {
+			want := kubectl(t, p, "--list", "--node="+k.Name, fmt.Sprint("--force=", force), fmt.Sprint("--delete-emptydir-data=", empty))
+			s, err := link(k, kubernetes.Options{Unmanaged: force, EmptyDir: empty}).Standing(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leaves := []string{}
+			for _, w := range s.Left {
+				if w.Why == "" {
+					leaves = append(leaves, w.Name)
+				} else if !strings.Contains(want.Refuses, w.Name) {
+					t.Errorf("force %t, emptyDir %t: %s is refused, and kubectl refuses %s", force, empty, w, want.Refuses)
+				}
+			}
+			if slices.Sort(leaves); !slices.Equal(leaves, want.Leaves) {
+				t.Errorf("force %t, emptyDir %t: %v leave, kubectl's are %v", force, empty, leaves, want.Leaves)
+			}
+			if (want.Refuses == "") != (len(leaves) == len(s.Left)) {
+				t.Errorf("force %t, emptyDir %t: kubectl refuses %q, here %v", force, empty, want.Refuses, s.Left)
+			}
+		}
+	}
+}
+
+// manifest applies rbac.yaml, and returns a kubeconfig of its account.
+func manifest(t *testing.T, p *kubetest.Plane) string {
+	text, err := os.ReadFile("rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, document := range strings.Split(string(text), "\n---\n") {
+		var o struct{ Kind string }
+		body, err := yaml.YAMLToJSON([]byte(document))
+		if err == nil {
+			err = yaml.Unmarshal([]byte(document), &o)
+		}
+		if err == nil {
+			err = p.Apply(t.Context(), map[string]string{"Namespace": "/api/v1/namespaces", "ServiceAccount": "/api/v1/namespaces/drydock/serviceaccounts",
+				"ClusterRole":        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+				"ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"}[o.Kind], body)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", o.Kind, err)
+		}
+	}
+	return p.TokenKubeconfig("drydock", "drydock")
+}
+
+// testAccount: the manifest's rights do for all that is more than a kubelet's.
+func testAccount(t *testing.T, p *kubetest.Plane) {
+	y := p.Yard(2)
+	defer y.Close()
+	k, ctx := y.Nodes[0], within(t)
+	account := manifest(t, p)
+	y.Unschedulable(y.Nodes[1], true)
+	y.Deployment("web", 3, true)
+	y.Unschedulable(y.Nodes[1], false)
+	y.Nodes[1].Starts = time.Second
+	volume := "vol-1"
+	a := &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: y.Namespace}, Spec: storagev1.VolumeAttachmentSpec{
+		Attacher: "disk.example.com", NodeName: k.Name, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &volume}}}
+	if err := p.Create(ctx, "/apis/storage.k8s.io/v1/volumeattachments", a); err != nil {
+		t.Fatal(err)
+	}
+	o := kubernetes.Options{Kubeconfig: account, Surge: true, Budgets: true, LeaveLoadBalancers: true, Retry: 300 * time.Millisecond}
+	y.Until("the account's rights have come into force", func(ctx context.Context) bool {
+		held, err := link(k, o).Preflight(ctx)
+		return err == nil && len(held) == 0
+	})
+	g := guard(t, y, 2, "web")
+	d := begin(t, link(k, o), fleetlink.Order{})
+	d.says(t, "it waits for replacements: ", "of 3 pods of ReplicaSet")
+	d.says(t, "volume vol-1", "VolumeAttachment "+y.Namespace)
+	if err := p.Delete(ctx, "/apis/storage.k8s.io/v1/volumeattachments/"+y.Namespace, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	d.must(t)
+	g()
+	if err := link(k, o).Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	y.Deployment("more", 2, true)
+	begin(t, link(k, o), fleetlink.Order{Force: true}).must(t)
+}
+
+// guard watches a yard's pods, and fails the test where an app has fewer that are
+// ready than least at any instant: a watch tells each write. The function it
+// returns ends it.
+func guard(t *testing.T, y *kubetest.Yard, least int, apps ...string) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var list corev1.PodList
+	if err := y.Read(ctx, y.Path("pods", ""), metav1.ListOptions{}, &list); err != nil {
+		t.Fatal(err)
+	}
+	w, err := y.Watch(ctx, y.Path("pods", ""), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := map[string]map[string]bool{}
+	for _, app := range apps {
+		ready[app] = map[string]bool{}
+	}
+	for i := range list.Items {
+		if o := &list.Items[i]; kubetest.Ready(o) && ready[o.Labels["app"]] != nil {
+			ready[o.Labels["app"]][o.Name] = true
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		events := 0
+		for e := range w.ResultChan() {
+			o, isPod := e.Object.(*corev1.Pod)
+			if !isPod {
+				t.Errorf("the watch of the watcher ended: %v", e.Object)
+				return
+			}
+			up := ready[o.Labels["app"]]
+			if events++; up == nil {
+				continue
+			}
+			if delete(up, o.Name); e.Type != "DELETED" && kubetest.Ready(o) {
+				up[o.Name] = true
+			}
+			if len(up) < least {
+				t.Errorf("%s has %d pods that are ready, and its budget says %d (after %s of %s)", o.Labels["app"], len(up), least, e.Type, o.Name)
+			}
+		}
+		if ctx.Err() == nil || events == 0 {
+			t.Errorf("the watcher saw %d events and then nothing", events)
+		}
+	})
+	return func() {
+		cancel()
+		w.Stop()
+		wg.Wait()
+	}
+}
+
+// testRoll reboots 20 nodes with 400 pods, two at a time, and no Deployment is ever
+// below its budget.
+func testRoll(t *testing.T, p *kubetest.Plane) {
+	const nodes, deployments, replicas, least = 20, 40, 10, 8
+	y := p.Yard(nodes)
+	defer y.Close()
+	var apps []string
+	for i := range deployments {
+		apps = append(apps, fmt.Sprintf("app-%d", i))
+		y.Deployment(apps[i], replicas, false)
+	}
+	for _, app := range apps {
+		y.AwaitDeployment(app, replicas)
+		y.Budget(app, app, intstr.FromInt32(least))
+	}
+	began := time.Now()
+	end := guard(t, y, least, apps...)
+	permits := make(chan struct{}, 2)
+	var wg sync.WaitGroup
+	for _, k := range y.Nodes {
+		permits <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-permits }()
+			if err := reboot(within(t), y, k); err != nil {
+				t.Errorf("%s: %v", k.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	end()
+	t.Logf("%d nodes with %d pods in %s", nodes, deployments*replicas, time.Since(began).Round(time.Second))
+	for _, app := range apps {
+		y.AwaitDeployment(app, replicas)
+	}
+}
+
+// reboot takes a node out of service, boots it, and brings it back.
+func reboot(ctx context.Context, y *kubetest.Yard, k *kubetest.Kubelet) error {
+	l := link(k, kubernetes.Options{})
+	if err := l.Cordon(ctx, "kubetest: a reboot"); err != nil {
+		return err
+	}
+	if err := l.Drain(ctx, fleetlink.Order{}); err != nil {
+		return err
+	}
+	if s, err := l.Standing(ctx); err != nil || !s.Drained() {
+		return fmt.Errorf("after the drain: %+v, %w", s, err)
+	}
+	if here := y.On(k); len(here) > 0 {
+		return fmt.Errorf("drained, and here are %v", here)
+	}
+	if err := k.Reboot(ctx); err != nil {
+		return err
+	}
+	for {
+		if ails, err := l.Ailments(ctx); err == nil && len(ails) == 0 {
+			return l.Resume(ctx)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}
+
+// BenchmarkDrain500 drains 500 pods of 50 Deployments from one node to another,
+// with this package and with kubectl's own drain in turn, under the same budgets.
+func BenchmarkDrain500(b *testing.B) {
+	p := kubetest.Start(b)
+	y := p.Yard(2)
+	defer y.Close()
+	const deployments, replicas = 50, 10
+	y.Unschedulable(y.Nodes[1], true)
+	for i := range deployments {
+		y.Deployment(fmt.Sprintf("app-%d", i), replicas, false)
+	}
+	for i := range deployments {
+		app := fmt.Sprintf("app-%d", i)
+		y.AwaitDeployment(app, replicas)
+		y.Budget(app, app, intstr.FromInt32(replicas/2))
+	}
+	y.Unschedulable(y.Nodes[1], false)
+	var ours, theirs time.Duration
+	at := 0
+	for b.Loop() {
+		k := y.Nodes[at%2]
+		l := kubernetes.New(fleetlink.Machine{ID: k.MachineID, Hostname: k.Name, BootID: func() (string, error) { return k.BootID(), nil }},
+			kubernetes.Options{Kubeconfig: k.Kubeconfig})
+		if err := l.Cordon(b.Context(), "benchmark"); err != nil {
+			b.Fatal(err)
+		}
+		began := time.Now()
+		if err := l.Drain(b.Context(), fleetlink.Order{}); err != nil {
+			b.Fatal(err)
+		}
+		ours += time.Since(began)
+		settle(y, deployments, replicas)
+		if err := l.Resume(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		k = y.Nodes[(at+1)%2]
+		y.Unschedulable(k, true)
+		if o := kubectl(b, p, "--node="+k.Name); o.Refuses != "" || len(o.Leaves) != deployments*replicas {
+			b.Fatalf("kubectl: %+v", o)
+		} else {
+			theirs += o.Took
+		}
+		settle(y, deployments, replicas)
+		y.Unschedulable(k, false)
+	}
+	b.ReportMetric(ours.Seconds()/float64(b.N), "s/drain")
+	b.ReportMetric(theirs.Seconds()/float64(b.N), "s/kubectl")
+	b.ReportMetric(ours.Seconds()/theirs.Seconds(), "times-kubectl")
+}
+
+func settle(y *kubetest.Yard, deployments, replicas int) {
+	for i := range deployments {
+		y.AwaitDeployment(fmt.Sprintf("app-%d", i), int32(replicas))
+	}
+}

@@ -1,0 +1,73 @@
+//go:build !race
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/kubectl/pkg/drain"
+)
+
+// An Outcome is what kubectl's own drain did, or would do, for tests that compare
+// with it.
+type outcome struct {
+	Leaves  []string      `json:"leaves"`  // namespace/name of the pods that it evicts
+	Refuses string        `json:"refuses"` // why it does not begin
+	Took    time.Duration `json:"took"`    // nanoseconds, from the list to the last pod's end
+}
+
+// newDrain is kubectl's drain of a node, as `kubectl drain` sets it up.
+func newDrain() *cobra.Command {
+	var kubeconfig, node string
+	var force, emptyDir, list bool
+	cmd := &cobra.Command{Use: "drain", SilenceUsage: true}
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "")
+	cmd.Flags().StringVar(&node, "node", "", "")
+	cmd.Flags().BoolVar(&force, "force", false, "")
+	cmd.Flags().BoolVar(&emptyDir, "delete-emptydir-data", false, "")
+	cmd.Flags().BoolVar(&list, "list", false, "say what would be evicted, and evict nothing")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+		if err != nil {
+			return err
+		}
+		config.QPS, config.Burst = 50, 300 // as kubectl's own
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return err
+		}
+		h := &drain.Helper{Ctx: context.Background(), Client: client, Force: force, DeleteEmptyDirData: emptyDir, IgnoreAllDaemonSets: true,
+			GracePeriodSeconds: -1, Out: io.Discard, ErrOut: io.Discard}
+		o, err := outcomeOf(h, node, list)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(o)
+	}
+	return cmd
+}
+
+func outcomeOf(h *drain.Helper, node string, list bool) (o outcome, err error) {
+	began := time.Now()
+	pods, errs := h.GetPodsForDeletion(node)
+	if o.Leaves = []string{}; pods != nil {
+		for _, p := range pods.Pods() {
+			o.Leaves = append(o.Leaves, p.Namespace+"/"+p.Name)
+		}
+	}
+	if len(errs) > 0 {
+		o.Refuses = fmt.Sprint(errs)
+	} else if !list {
+		err = h.DeleteOrEvictPods(pods.Pods())
+	}
+	o.Took = time.Since(began)
+	return o, err
+}
