@@ -38,6 +38,8 @@ var layers = map[string][]string{
 	"fleetlink/fleet":               {"fleetlink", "fleetlink/fleet/etcd2"},
 	"fleetlink/fleet/etcd2":         {},
 	"fleetlink/host":                {"fleetlink"},
+	"fleetlink/kubernetes":          {"fleetlink"},
+	"fleetlink/kubernetes/kubetest": {"rebootlock/etcdtest", "testdata/real"},
 	"updater/payload":               {"updater/payload/internal/wire"},
 	"updater/payload/internal/wire": {},
 	"updater/fetch":                 {},
@@ -66,8 +68,9 @@ var layers = map[string][]string{
 	"cmd/internal/cli":  {"*"},
 	"cmd/drydock":       {"*"},
 	"cmd/drydockd":      {"*"},
-	// a module of its own
-	"dist/package": {},
+	// modules of their own
+	"dist/package":                       {},
+	"fleetlink/kubernetes/kubetest/kube": {},
 	// tests
 	"testdata/real":      {},
 	"cmd/internal/guest": {"omaha", "partition", "updater", "updater/image", "testdata/real"},
@@ -80,7 +83,8 @@ var homes = map[string][]string{
 	"github.com/spf13/viper":                   {"cmd/internal/config"},
 	"github.com/pelletier/go-toml/":            {"cmd/internal/config"},
 	"github.com/go-viper/mapstructure/":        {"cmd/internal/config"},
-	"github.com/spf13/cobra":                   {"cmd/internal/cli"},
+	"github.com/spf13/cobra":                   {"cmd/internal/cli", "fleetlink/kubernetes/kubetest/kube"},
+	"k8s.io/":                                  {"fleetlink/kubernetes", "fleetlink/kubernetes/kubetest", "fleetlink/kubernetes/kubetest/kube"},
 	"go.etcd.io/":                              {"rebootlock", "rebootlock/etcdtest", "rebootlock/etcdtest/etcd", "omaha/depot", "cmd/internal/demo"},
 	"github.com/coreos/go-semver/":             {"updater/policy", "omaha"},
 	"github.com/coreos/go-systemd/v22/journal": {"cmd/internal/journal"},

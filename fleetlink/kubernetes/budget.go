@@ -89,7 +89,7 @@ func reason(s metav1.Status) string {
 }
 
 // clip bounds a text that comes from outside.
-func clip(text string) string { return text[:min(len(text), maxWhy)] }
+func clip(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxWhy)], "") }
 
 // delay is what the server asks for, in bounds.
 func delay(s metav1.Status) time.Duration {

@@ -205,13 +205,21 @@ func (c *client) list(ctx context.Context, resource, path string, o metav1.ListO
 	return c.do(ctx, deed{"list", resource, ""}, c.rest.Get().AbsPath(path).VersionedParams(&o, parameters), into)
 }
 
-// watchPods follows a node's pods from a version on, until the server ends it.
-func (c *client) watchPods(ctx context.Context, node, version string, last time.Duration) (watch.Interface, error) {
+// watchPods follows a node's pods from a version on, until the server ends it, or
+// stop is called. It must begin within the time of a request.
+func (c *client) watchPods(ctx context.Context, node, version string, last time.Duration) (w watch.Interface, stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	late := time.AfterFunc(c.timeout, cancel)
+	defer late.Stop()
 	seconds := int64(last.Seconds())
 	o := metav1.ListOptions{FieldSelector: "spec.nodeName=" + node, ResourceVersion: version, Watch: true,
 		AllowWatchBookmarks: true, TimeoutSeconds: &seconds}
-	w, err := c.rest.Get().AbsPath("/api/v1/pods").VersionedParams(&o, parameters).MaxRetries(0).Watch(ctx)
-	return w, c.explain(deed{"watch", "pods", ""}, err)
+	w, err = c.rest.Get().AbsPath("/api/v1/pods").VersionedParams(&o, parameters).MaxRetries(0).Watch(ctx)
+	if err != nil {
+		cancel()
+		return nil, nil, c.explain(deed{"watch", "pods", ""}, err)
+	}
+	return w, func() { cancel(); w.Stop() }, nil
 }
 
 // How a pod is made to leave.

@@ -24,7 +24,7 @@ const (
 	firstPause = 300 * time.Millisecond // after the API server did not answer
 	lastPause  = 10 * time.Second       // the longest of those pauses
 	maxFailing = time.Minute            // between tries of a pod that the server cannot evict
-	settle     = 2 * time.Second        // the last requests' time to end
+	denials    = 10 * time.Second       // an API server that has just begun denies what it does not know yet
 )
 
 // Drain implements fleetlink.Link. One list and one watch follow the pods; each is
@@ -59,17 +59,9 @@ type drain struct {
 	trouble string // why the API server is not heard; "": it is
 	volumes []fleetlink.Workload
 	from    time.Time // of evictions
+	denied  time.Time // since when rights have been denied; zero: they are not
 	told    []fleetlink.Workload
 	spoke   bool
-}
-
-// Freight is a pod on its way.
-type freight struct {
-	*pod
-	why      string
-	due      time.Time // when it may be asked again
-	flying   bool
-	failures int
 }
 
 // A result is what became of an attempt.
@@ -83,7 +75,7 @@ type result struct {
 func (d *drain) begin(ctx context.Context) (err error) {
 	wait := firstPause
 	for {
-		if d.s, err = d.link.open(ctx); err == nil || hopeless(err) || !errors.Is(ctx.Err(), nil) {
+		if d.s, err = d.link.open(ctx); err == nil || hopeless(err) || ctx.Err() != nil {
 			break
 		}
 		if stop := pause(ctx, jitter(wait)); stop != nil {
@@ -260,9 +252,15 @@ func (d *drain) land(r result) error {
 	}
 	switch r.answer {
 	case accepted:
+		d.denied = time.Time{}
 		f.why, f.due = "it was told to end", now.Add(believe)
 	case gone:
-		delete(d.known, r.pod.uid)
+		// An API server that has just begun does not find every pod that is there
+		// (NodeRestriction asks a cache): one such answer is not believed.
+		if f.gone++; f.gone > 1 {
+			delete(d.known, r.pod.uid)
+		}
+		f.due = now.Add(jitter(d.link.Retry))
 	case refused:
 		f.due = now.Add(jitter(cmp.Or(r.after, d.link.Retry)))
 		if r.after > 0 {
@@ -272,55 +270,27 @@ func (d *drain) land(r result) error {
 		f.failures++
 		f.due = now.Add(max(r.after, jitter(min(d.link.Retry<<min(f.failures-1, 6), maxFailing))))
 	case forbidden:
-		return fmt.Errorf("%s: %w", f, r.err)
+		f.due = now.Add(jitter(d.link.Retry))
+		if d.ends(r.err) {
+			return fmt.Errorf("%s: %w", f, r.err)
+		}
 	}
 	return nil
 }
 
-// hear takes what the list or the watch says.
-func (d *drain) hear(e event) error {
+// ends reports whether an error ends the drain: what is settled at once, a right
+// that is missing when it has been for a while.
+func (d *drain) ends(err error) bool {
+	now := d.link.Now()
 	switch {
-	case e.err != nil:
-		d.trouble = e.err.Error()
-		if hopeless(e.err) {
-			return e.err
-		}
-		return nil
-	case e.all:
-		before := d.known
-		d.known, d.synced = map[types.UID]*freight{}, true
-		for _, p := range e.pods {
-			d.note(p, before[p.uid])
-		}
-	case e.gone:
-		delete(d.known, e.pods[0].uid)
-	default:
-		d.note(e.pods[0], d.known[e.pods[0].uid])
-	}
-	d.trouble = ""
-	return nil
-}
-
-// note keeps a pod as it is now, and what was known of it.
-func (d *drain) note(p *pod, f *freight) {
-	if f == nil {
-		f = &freight{}
-	}
-	f.pod = p
-	d.known[p.uid] = f
-}
-
-// empty reports whether nothing is known to be left.
-func (d *drain) empty() bool {
-	if !d.synced || d.flying > 0 {
+	case errors.Is(err, errSettled):
+		return true
+	case !hopeless(err):
 		return false
+	case d.denied.IsZero():
+		d.denied = now
 	}
-	for _, f := range d.known {
-		if f.fate != stays {
-			return false
-		}
-	}
-	return true
+	return now.Sub(d.denied) > denials
 }
 
 // confirm reads node, pods and volumes once more: a watch may have told less than
@@ -329,19 +299,25 @@ func (d *drain) confirm(ctx context.Context) (done bool, err error) {
 	if err := d.check(ctx); err != nil {
 		return false, err
 	}
-	pods, _, err := d.s.pods(ctx)
-	if err == nil && len(d.link.left(pods, d.order.Force)) == 0 {
-		d.volumes, err = d.s.volumes(ctx, pods)
-		if err == nil && len(d.volumes) == 0 {
-			return d.trouble == "", nil
-		}
+	var pods []*pod
+	if d.trouble == "" {
+		pods, _, err = d.s.pods(ctx)
 	}
-	if err != nil {
-		if d.trouble = err.Error(); hopeless(err) {
+	switch {
+	case d.trouble != "": // the node could not be read
+	case err != nil:
+		if d.trouble = err.Error(); d.ends(err) {
 			return false, err
 		}
-	} else if err := d.hear(event{all: true, pods: pods}); err != nil {
-		return false, err
+	case len(d.link.left(pods, d.order.Force)) > 0:
+		return false, d.hear(event{all: true, pods: pods})
+	default:
+		if d.volumes, err = d.s.volumes(ctx, pods); err == nil && len(d.volumes) == 0 {
+			return true, nil
+		}
+		if err != nil {
+			d.trouble = err.Error()
+		}
 	}
 	d.tell()
 	return false, pause(ctx, volumeWait)
@@ -356,46 +332,9 @@ func (d *drain) check(ctx context.Context) error {
 			return d.closed()
 		}
 		return nil
-	case hopeless(err):
+	case d.ends(err):
 		return err
 	}
 	d.trouble = err.Error()
 	return nil
-}
-
-// left lists what is left, by name, and why.
-func (d *drain) left() []fleetlink.Workload {
-	var pods []*pod
-	for _, f := range d.known {
-		pods = append(pods, f.pod)
-	}
-	slices.SortFunc(pods, func(a, b *pod) int { return strings.Compare(a.String(), b.String()) })
-	left := d.link.left(pods, d.order.Force)
-	i := 0
-	for _, p := range pods {
-		if p.fate == stays {
-			continue
-		}
-		if left[i].Why == "" {
-			left[i].Why = d.known[p.uid].why
-		}
-		if left[i].Why == "" && d.link.Now().Before(d.from) {
-			left[i].Why = "load balancers are given until " + d.from.UTC().Format(time.TimeOnly) + " UTC to leave this node"
-		}
-		i++
-	}
-	left = append(left, d.volumes...)
-	if d.trouble != "" {
-		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: d.trouble})
-	}
-	return left
-}
-
-// tell tells of what is left, if that changed.
-func (d *drain) tell() {
-	left := d.left()
-	if d.synced && (!d.spoke || !slices.Equal(left, d.told)) {
-		d.spoke, d.told = true, left
-		d.order.Tell(left)
-	}
 }

@@ -237,6 +237,24 @@ func TestSameName(t *testing.T) {
 	}
 }
 
+// TestGoneThatIsNot: an API server that has just begun says of a pod that is there
+// that it is not (seen on 1.34, whose NodeRestriction asks a cache).
+func TestGoneThatIsNot(t *testing.T) {
+	a := newTwin(t)
+	a.place(nodeName, "a")
+	once := atomic.Bool{}
+	a.obstruct(only(evictions, func(w http.ResponseWriter, r *http.Request) bool {
+		return !once.Swap(true) && says(metav1.Status{Code: 404, Reason: metav1.StatusReasonNotFound, Message: `pod "a" not found`})(w, r)
+	}))
+	_, done, _ := begin(t, a.link(t, Options{}), fleetlink.Order{})
+	if err := wait(t, done); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.on(nodeName); len(got) > 0 {
+		t.Errorf("%v are here", got)
+	}
+}
+
 // TestNodeThatGoes: nobody waits for the pods of a node that is not there.
 func TestNodeThatGoes(t *testing.T) {
 	for name, c := range map[string]struct {

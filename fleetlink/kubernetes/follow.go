@@ -60,12 +60,12 @@ func (s *session) spell(ctx context.Context, send func(event) bool) (heard bool,
 		return false, err
 	}
 	for {
-		w, err := s.watchPods(ctx, s.node, version, watchFor+time.Duration(rand.Int64N(int64(watchFor))))
+		w, stop, err := s.watchPods(ctx, s.node, version, watchFor+time.Duration(rand.Int64N(int64(watchFor))))
 		if err != nil {
 			return true, err
 		}
 		next, err := s.hear(ctx, w, version, send)
-		w.Stop()
+		stop()
 		if err != nil || next == version {
 			return true, err // also where a watch ended and had nothing to say: the list is read anew
 		}

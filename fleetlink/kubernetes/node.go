@@ -235,7 +235,7 @@ type patch struct {
 // cordon is what is missing to a node out of service on our word; nil: nothing.
 func (s *session) cordon(why string) (*patch, error) {
 	p, on := &patch{}, true
-	why = why[:min(len(why), maxWhy)]
+	why = strings.ToValidUTF8(why[:min(len(why), maxWhy)], "")
 	if s.word == nil {
 		boot, err := s.link.machine.BootID()
 		if err != nil {

@@ -159,7 +159,8 @@ func (k *Kubelet) serve(ctx context.Context) {
 
 // spell is one list and one watch.
 func (k *Kubelet) spell(ctx context.Context) {
-	o := metav1.ListOptions{FieldSelector: "spec.nodeName=" + k.Name}
+	seconds := int64(15) // what an API server that had just begun denied is tried again
+	o := metav1.ListOptions{FieldSelector: "spec.nodeName=" + k.Name, TimeoutSeconds: &seconds}
 	var list corev1.PodList
 	if k.Read(ctx, "/api/v1/pods", o, &list) != nil {
 		return

@@ -16,7 +16,7 @@ import (
 	"k8s.io/kubectl/pkg/drain"
 )
 
-// An Outcome is what kubectl's own drain did, or would do, for tests that compare
+// An outcome is what kubectl's own drain did, or would do, for tests that compare
 // with it.
 type outcome struct {
 	Leaves  []string      `json:"leaves"`  // namespace/name of the pods that it evicts
@@ -55,8 +55,11 @@ func newDrain() *cobra.Command {
 	return cmd
 }
 
+func now() time.Time { return time.Now() }
+
+// outcomeOf drains, or says what it would do.
 func outcomeOf(h *drain.Helper, node string, list bool) (o outcome, err error) {
-	began := time.Now()
+	began := now()
 	pods, errs := h.GetPodsForDeletion(node)
 	if o.Leaves = []string{}; pods != nil {
 		for _, p := range pods.Pods() {
