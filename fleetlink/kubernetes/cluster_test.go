@@ -107,6 +107,9 @@ func testKinds(t *testing.T, p *kubetest.Plane) {
 
 // manifest applies rbac.yaml, and returns a kubeconfig of its account.
 func manifest(t *testing.T, p *kubetest.Plane) string {
+	if p.Exists(t.Context(), "/api/v1/namespaces/drydock/serviceaccounts/drydock") {
+		return p.TokenKubeconfig("drydock", "drydock")
+	}
 	text, err := os.ReadFile("rbac.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +153,7 @@ func testAccount(t *testing.T, p *kubetest.Plane) {
 		held, err := link(k, o).Preflight(ctx)
 		return err == nil && len(held) == 0
 	})
-	g := guard(t, y, 2, "web")
+	end := watched(t, y, 2, "web")
 	d := begin(t, link(k, o), fleetlink.Order{})
 	d.says(t, "it waits for replacements: ", "of 3 pods of ReplicaSet")
 	d.says(t, "volume vol-1", "VolumeAttachment "+y.Namespace)
@@ -158,65 +161,27 @@ func testAccount(t *testing.T, p *kubetest.Plane) {
 		t.Fatal(err)
 	}
 	d.must(t)
-	g()
+	end()
 	if err := link(k, o).Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
-	y.Deployment("more", 2, true)
-	begin(t, link(k, o), fleetlink.Order{Force: true}).must(t)
 }
 
-// guard watches a yard's pods, and fails the test where an app has fewer that are
-// ready than least at any instant: a watch tells each write. The function it
-// returns ends it.
-func guard(t *testing.T, y *kubetest.Yard, least int, apps ...string) (end func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var list corev1.PodList
-	if err := y.Read(ctx, y.Path("pods", ""), metav1.ListOptions{}, &list); err != nil {
-		t.Fatal(err)
-	}
-	w, err := y.Watch(ctx, y.Path("pods", ""), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ready := map[string]map[string]bool{}
-	for _, app := range apps {
-		ready[app] = map[string]bool{}
-	}
-	for i := range list.Items {
-		if o := &list.Items[i]; kubetest.Ready(o) && ready[o.Labels["app"]] != nil {
-			ready[o.Labels["app"]][o.Name] = true
-		}
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		events := 0
-		for e := range w.ResultChan() {
-			o, isPod := e.Object.(*corev1.Pod)
-			if !isPod {
-				t.Errorf("the watch of the watcher ended: %v", e.Object)
-				return
-			}
-			up := ready[o.Labels["app"]]
-			if events++; up == nil {
-				continue
-			}
-			if delete(up, o.Name); e.Type != "DELETED" && kubetest.Ready(o) {
-				up[o.Name] = true
-			}
-			if len(up) < least {
-				t.Errorf("%s has %d pods that are ready, and its budget says %d (after %s of %s)", o.Labels["app"], len(up), least, e.Type, o.Name)
-			}
-		}
-		if ctx.Err() == nil || events == 0 {
-			t.Errorf("the watcher saw %d events and then nothing", events)
-		}
-	})
-	return func() {
-		cancel()
-		w.Stop()
-		wg.Wait()
+// testForce: by force a budget does not count. That the watcher sees it says that
+// it would have seen it in the other tests.
+func testForce(t *testing.T, p *kubetest.Plane) {
+	y := p.Yard(2)
+	defer y.Close()
+	k := y.Nodes[0]
+	y.Unschedulable(y.Nodes[1], true)
+	y.Deployment("web", 3, true)
+	y.Budget("web", "web", intstr.FromInt32(3))
+	y.Unschedulable(y.Nodes[1], false)
+	g := guard(t, y, 3, "web")
+	d := begin(t, link(k, kubernetes.Options{Kubeconfig: manifest(t, p)}), fleetlink.Order{Force: true})
+	d.must(t)
+	if fallen := g.end(t); len(fallen) == 0 {
+		t.Error("three pods were ended at once, and the watcher saw nothing")
 	}
 }
 
@@ -236,7 +201,7 @@ func testRoll(t *testing.T, p *kubetest.Plane) {
 		y.Budget(app, app, intstr.FromInt32(least))
 	}
 	began := time.Now()
-	end := guard(t, y, least, apps...)
+	end := watched(t, y, least, apps...)
 	permits := make(chan struct{}, 2)
 	var wg sync.WaitGroup
 	for _, k := range y.Nodes {

@@ -24,12 +24,9 @@ import (
 // a kubelet unless it says otherwise.
 func TestReal(t *testing.T) {
 	p := kubetest.Start(t)
-	linked := t.Run("Link", func(t *testing.T) {
+	t.Run("Link", func(t *testing.T) {
 		linktest.Test(t, func(t *testing.T) linktest.Cluster { return cluster(t, p) })
 	})
-	if !linked && t.Failed() && testing.Short() {
-		return
-	}
 	for _, c := range []struct {
 		name string
 		run  func(*testing.T, *kubetest.Plane)
@@ -42,6 +39,7 @@ func TestReal(t *testing.T) {
 		{"load balancers", testExclude},
 		{"what a kubelet may not do", testRights},
 		{"a service account", testAccount},
+		{"by force", testForce},
 		{"20 nodes with two permits", testRoll},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, p) })
