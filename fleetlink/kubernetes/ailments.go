@@ -31,7 +31,7 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 		return nil, err
 	}
 	for _, p := range pods {
-		if why := cmp.Or(p.unready, s.stale(p)); p.fate == stays && !p.finished && why != "" {
+		if why := cmp.Or(p.unready, s.stale(p)); p.fate == stays && !p.finished && p.end.IsZero() && why != "" {
 			ails = append(ails, fleetlink.Workload{Name: p.String(), Why: why})
 		}
 	}

@@ -103,7 +103,7 @@ func BenchmarkDrain500(b *testing.B) {
 	}
 	y.Unschedulable(y.Nodes[1], false)
 	var mine, theirs time.Duration
-	var runs, peak int
+	var runs, peak, failures int
 	for b.Loop() {
 		k := y.Nodes[0]
 		l := link(k, kubernetes.Options{})
@@ -118,19 +118,33 @@ func BenchmarkDrain500(b *testing.B) {
 		}
 		k = y.Nodes[1]
 		y.Unschedulable(k, true)
-		o := kubectl(b, p, "--node="+k.Name)
-		if o.Refuses != "" || len(o.Leaves) != deployments*replicas {
-			b.Fatalf("kubectl: %+v", o)
-		}
-		theirs += o.Took
+		took, failed := insist(b, y, k)
+		theirs, failures = theirs+took, failures+failed
 		settle(y, deployments, replicas)
 		y.Unschedulable(k, false)
-		b.Logf("500 pods: %s, kubectl %s", c.Took, o.Took)
+		b.Logf("500 pods: %s, kubectl %s and %d failures", c.Took, took, failed)
 	}
 	b.ReportMetric(mine.Seconds()/float64(runs), "s/drain")
 	b.ReportMetric(theirs.Seconds()/float64(runs), "s/kubectl")
+	b.ReportMetric(float64(failures)/float64(runs), "kubectl-failures")
 	b.ReportMetric(mine.Seconds()/theirs.Seconds(), "times-kubectl")
 	b.ReportMetric(float64(peak)/1024, "MiB-peak")
+}
+
+// insist runs kubectl's drain until it has drained a node, as a person does: it
+// gives up on a pod whose eviction the server did not finish in time, which 300
+// requests at once bring about on a busy machine.
+func insist(b *testing.B, y *kubetest.Yard, k *kubetest.Kubelet) (took time.Duration, failures int) {
+	for {
+		o := kubectl(b, y.Plane, "--node="+k.Name)
+		if took += o.Took; o.Refuses != "" || failures > 20 {
+			b.Fatalf("kubectl: %+v", o)
+		}
+		if o.Failed == "" {
+			return took, failures
+		}
+		failures++
+	}
 }
 
 // settle waits until all pods are ready, and budgets have their full allowance

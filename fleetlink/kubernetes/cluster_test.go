@@ -28,6 +28,7 @@ import (
 type outcome struct {
 	Leaves  []string
 	Refuses string
+	Failed  string
 	Took    time.Duration
 }
 

@@ -348,6 +348,19 @@ func TestAilments(t *testing.T) {
 	}
 }
 
+// FuzzWord: whatever stands in the annotation, it is ours, nothing, or an error.
+func FuzzWord(f *testing.F) {
+	for _, text := range []string{`{"by":"drydock","machine":"x","since":"2026-05-01T12:00:00Z","cordoned":true}`, `{"by":"kured"}`, `null`, `[]`, ``} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{Annotation: text}}}
+		if w, err := readWord(n); err == nil && (w == nil || w.By != "drydock") {
+			t.Errorf("%q is read as %+v", text, w)
+		}
+	})
+}
+
 func TestValidate(t *testing.T) {
 	for _, o := range []Options{{BlockingPods: "a in"}, {BlockingNode: "=="}, {InFlight: -1}, {InFlight: 1000}, {Timeout: time.Millisecond},
 		{GracePeriod: 1500 * time.Millisecond}, {SkipOverdue: -1}, {LoadBalancerWait: 48 * time.Hour}, {Retry: -1}} {

@@ -21,6 +21,7 @@ import (
 type outcome struct {
 	Leaves  []string      `json:"leaves"`  // namespace/name of the pods that it evicts
 	Refuses string        `json:"refuses"` // why it does not begin
+	Failed  string        `json:"failed"`  // what it gave up on
 	Took    time.Duration `json:"took"`    // nanoseconds, from the list to the last pod's end
 }
 
@@ -46,11 +47,7 @@ func newDrain() *cobra.Command {
 		}
 		h := &drain.Helper{Ctx: context.Background(), Client: client, Force: force, DeleteEmptyDirData: emptyDir, IgnoreAllDaemonSets: true,
 			GracePeriodSeconds: -1, Out: io.Discard, ErrOut: io.Discard}
-		o, err := outcomeOf(h, node, list)
-		if err != nil {
-			return err
-		}
-		return json.NewEncoder(os.Stdout).Encode(o)
+		return json.NewEncoder(os.Stdout).Encode(outcomeOf(h, node, list))
 	}
 	return cmd
 }
@@ -58,7 +55,7 @@ func newDrain() *cobra.Command {
 func now() time.Time { return time.Now() }
 
 // outcomeOf drains, or says what it would do.
-func outcomeOf(h *drain.Helper, node string, list bool) (o outcome, err error) {
+func outcomeOf(h *drain.Helper, node string, list bool) (o outcome) {
 	began := now()
 	pods, errs := h.GetPodsForDeletion(node)
 	if o.Leaves = []string{}; pods != nil {
@@ -69,8 +66,10 @@ func outcomeOf(h *drain.Helper, node string, list bool) (o outcome, err error) {
 	if len(errs) > 0 {
 		o.Refuses = fmt.Sprint(errs)
 	} else if !list {
-		err = h.DeleteOrEvictPods(pods.Pods())
+		if err := h.DeleteOrEvictPods(pods.Pods()); err != nil {
+			o.Failed = err.Error()
+		}
 	}
 	o.Took = time.Since(began)
-	return o, err
+	return o
 }
