@@ -197,8 +197,9 @@ func (d *drain) send(ctx context.Context, wg *sync.WaitGroup) {
 		}
 		f.flying = true
 		d.flying++
+		p := f.pod // as it is now: the watch changes f meanwhile
 		wg.Go(func() {
-			r := result{f.pod, d.s.attempt(ctx, f.pod, d.order.Force)}
+			r := result{p, d.s.attempt(ctx, p, d.order.Force)}
 			select {
 			case d.results <- r:
 			case <-ctx.Done():
