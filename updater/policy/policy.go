@@ -14,16 +14,17 @@ import (
 // file. A field's key in the file is its mapstructure tag, behind the table's:
 // reboot.strategy. The zero Policy is not useful; start from Default.
 type Policy struct {
-	Server  Server  `mapstructure:"server"`
-	Flatcar Flatcar `mapstructure:"flatcar"`
-	Trust   Trust   `mapstructure:"trust"`
-	Update  Update  `mapstructure:"update"`
-	Reboot  Reboot  `mapstructure:"reboot"`
-	Trial   Trial   `mapstructure:"trial"`
-	Health  Health  `mapstructure:"health"`
-	Hook    Hook    `mapstructure:"hook"`
-	Drain   Drain   `mapstructure:"drain"`
-	Cluster Cluster `mapstructure:"cluster"`
+	Server    Server    `mapstructure:"server"`
+	Flatcar   Flatcar   `mapstructure:"flatcar"`
+	Trust     Trust     `mapstructure:"trust"`
+	Update    Update    `mapstructure:"update"`
+	Reboot    Reboot    `mapstructure:"reboot"`
+	Trial     Trial     `mapstructure:"trial"`
+	Health    Health    `mapstructure:"health"`
+	Hook      Hook      `mapstructure:"hook"`
+	Drain     Drain     `mapstructure:"drain"`
+	Scheduler Scheduler `mapstructure:"scheduler"`
+	Cluster   Cluster   `mapstructure:"cluster"`
 	// Group seeds the record of Cluster.Group where it is absent.
 	Group     Group     `mapstructure:"group"`
 	Platform  Platform  `mapstructure:"platform"`
@@ -237,6 +238,7 @@ func Default() Policy {
 		},
 		Hook:      Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
 		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort, ForceGrace: 2 * time.Minute},
+		Scheduler: defaultScheduler(),
 		Cluster:   Cluster{Group: "default", Coordinate: true},
 		Group:     DefaultGroup(),
 		Platform:  Platform{File: "/run/metadata/flatcar"},

@@ -217,7 +217,7 @@ func TestNearest(t *testing.T) {
 		"reboot.colour":          "",
 		"x":                      "",
 		"":                       "",
-		"kubernetes":             "",
+		"mesos":                  "",
 		strings.Repeat("a", 999): "",
 	} {
 		if got := Nearest(key, names); got != want {

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/fleet"
+	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/kubernetes"
+	"github.com/drydock-os/drydock/fleetlink/nomad"
+	"github.com/drydock-os/drydock/updater/policy"
+	"github.com/drydock-os/drydock/updater/state"
+)
+
+// scheduler is the link to the scheduler that the policy names. It is opened when
+// it is first needed, and again where that went wrong: a daemon whose scheduler
+// cannot be asked goes on to check, write and judge releases.
+//
+// Which scheduler was told that this machine is out of service is written down
+// before it is told: a policy that names another one by then would leave the first
+// with a machine that nobody gives back.
+type scheduler struct {
+	kind policy.SchedulerKind
+	open func() (fleetlink.Link, error)
+	file state.File[outOfService]
+
+	mu   sync.Mutex
+	link fleetlink.Link
+}
+
+// outOfService is what is written down.
+type outOfService struct {
+	Kind policy.SchedulerKind `json:"kind,omitempty"`
+}
+
+func (d *Daemon) newScheduler(p policy.Policy, identity func() (fleetlink.Machine, error)) *scheduler {
+	s := &scheduler{kind: p.Scheduler.Kind, file: state.File[outOfService]{Path: filepath.Join(p.State, "scheduler.json"), Version: 1}}
+	s.open = func() (fleetlink.Link, error) {
+		m, err := identity()
+		if err != nil {
+			return nil, err
+		}
+		return openLink(p, m)
+	}
+	return s
+}
+
+// openLink opens the link to the scheduler that a policy names.
+func openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link, error) {
+	record := recordFile(filepath.Join(p.State, string(p.Scheduler.Kind)+".record"))
+	switch p.Scheduler.Kind {
+	case policy.Kubernetes:
+		k := p.Scheduler.Kubernetes
+		o := kubernetes.Options{
+			Kubeconfig: k.Kubeconfig, Node: k.Node, Unmanaged: k.Unmanaged, EmptyDir: k.EmptyDir, RefuseDaemonSets: !k.DaemonSets,
+			KeepFinished: !k.Finished, GracePeriod: k.Grace, SkipOverdue: k.SkipStuck, BlockingPods: k.BlockingPods, BlockingNode: k.BlockingNode,
+			LeaveLoadBalancers: k.LoadBalancers, LoadBalancerWait: k.BalancerWait, IgnoreVolumes: !k.Volumes, Surge: k.Surge, Budgets: k.Budgets,
+			InFlight: k.InFlight, Now: time.Now,
+		}
+		if err := o.Validate(); err != nil {
+			return nil, err
+		}
+		return kubernetes.New(m, o), nil
+	case policy.Nomad:
+		n := p.Scheduler.Nomad
+		return nomad.New(nomad.Options{
+			Address: n.Address, Region: n.Region, Node: n.Node, TokenFile: n.TokenFile, CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile,
+			ServerName: n.ServerName, IgnoreSystemJobs: !n.SystemJobs, EndAtDeadline: n.EndAtDeadline, Now: time.Now,
+		}, m, record)
+	case policy.Fleet:
+		f := p.Scheduler.Fleet
+		instance, err := state.InstanceID(p.State)
+		if err != nil {
+			return nil, err
+		}
+		return fleet.Open(fleet.Options{
+			Endpoint: f.Endpoint, Prefix: f.Prefix, CordonKey: f.CordonKey, CordonValue: f.CordonValue, Heartbeat: f.Heartbeat, Linger: f.Linger,
+			Etcd:    etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
+			Machine: m, Instance: instance, Record: record, Now: time.Now,
+		})
+	}
+	return (&fleetlink.Memory{}).On(m.ID), nil
+}
+
+// opened is the link, if this machine is not out of service at another scheduler.
+func (s *scheduler) opened() (fleetlink.Link, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was, err := s.file.Load()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read which scheduler has this machine out of service: %w", err)
+	case was.Kind != "" && was.Kind != s.kind:
+		return nil, fmt.Errorf("this machine was taken out of service at %s, and scheduler.kind is now %s: name %s again until it is back, or give it back there by hand and remove %s",
+			was.Kind, s.kind, was.Kind, s.file.Path)
+	}
+	if s.link == nil {
+		if s.link, err = s.open(); err != nil {
+			return nil, err
+		}
+	}
+	return s.link, nil
+}
+
+// Preflight implements fleetlink.Link.
+func (s *scheduler) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
+	l, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	return l.Preflight(ctx)
+}
+
+// Standing implements fleetlink.Link.
+func (s *scheduler) Standing(ctx context.Context) (fleetlink.Standing, error) {
+	l, err := s.opened()
+	if err != nil {
+		return fleetlink.Standing{}, err
+	}
+	return l.Standing(ctx)
+}
+
+// Cordon implements fleetlink.Link.
+func (s *scheduler) Cordon(ctx context.Context, why string) error {
+	l, err := s.opened()
+	if err != nil {
+		return err
+	}
+	if err := s.note(s.kind); err != nil {
+		return err
+	}
+	return l.Cordon(ctx, why)
+}
+
+// Drain implements fleetlink.Link.
+func (s *scheduler) Drain(ctx context.Context, o fleetlink.Order) error {
+	l, err := s.opened()
+	if err != nil {
+		return err
+	}
+	return l.Drain(ctx, o)
+}
+
+// Resume implements fleetlink.Link.
+func (s *scheduler) Resume(ctx context.Context) error {
+	l, err := s.opened()
+	if err != nil {
+		return err
+	}
+	if err := l.Resume(ctx); err != nil {
+		return err
+	}
+	return s.note("")
+}
+
+// Ailments implements fleetlink.Link.
+func (s *scheduler) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
+	l, err := s.opened()
+	if err != nil {
+		return nil, err
+	}
+	return l.Ailments(ctx)
+}
+
+// note writes down at which scheduler this machine is out of service.
+func (s *scheduler) note(kind policy.SchedulerKind) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if was, err := s.file.Load(); err == nil && was.Kind == kind {
+		return nil
+	}
+	if err := s.file.Save(outOfService{Kind: kind}); err != nil {
+		return fmt.Errorf("write down at which scheduler this machine is out of service: %w", err)
+	}
+	return nil
+}
+
+// recordFile is a fleetlink.Record in a file.
+type recordFile string
+
+// maxRecord bounds a record, in bytes: it names at most some hundred units.
+const maxRecord = 1 << 20
+
+// Load implements fleetlink.Record.
+func (r recordFile) Load() ([]byte, error) {
+	data, err := state.ReadFile(string(r), maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if len(data) == 0 {
+		return nil, err
+	}
+	return data, err
+}
+
+// Save implements fleetlink.Record. An empty file is none.
+func (r recordFile) Save(data []byte) error { return state.Write(string(r), data, 0o600) }

@@ -1,0 +1,133 @@
+package policy
+
+import "time"
+
+// SchedulerKind names who runs the work of a cluster.
+type SchedulerKind string
+
+const (
+	NoScheduler SchedulerKind = "none"       // nobody: what runs here ends with the machine, but for what [scheduler.none] stops in order
+	Kubernetes  SchedulerKind = "kubernetes" // the API server of a cluster that this machine is a node of
+	Nomad       SchedulerKind = "nomad"
+	Fleet       SchedulerKind = "fleet" // of CoreOS
+	Hooks       SchedulerKind = "hook"  // executables
+)
+
+// Scheduler says who is asked to take the work off this machine before a reboot,
+// and to bring it back. Only the table of its kind is read.
+type Scheduler struct {
+	Kind       SchedulerKind  `mapstructure:"kind"`
+	Kubernetes KubernetesLink `mapstructure:"kubernetes"`
+	Nomad      NomadLink      `mapstructure:"nomad"`
+	Fleet      FleetLink      `mapstructure:"fleet"`
+}
+
+// KubernetesLink is this machine as a node of Kubernetes.
+type KubernetesLink struct {
+	Kubeconfig string `mapstructure:"kubeconfig"` // absolute path; empty: the kubelet's own
+	Node       string `mapstructure:"node"`       // empty: the credential's, or the one with this machine-id, or this host name
+
+	Unmanaged  bool          `mapstructure:"unmanaged"`  // evict pods that nothing makes anew
+	EmptyDir   bool          `mapstructure:"empty_dir"`  // evict pods that lose data in an emptyDir
+	DaemonSets bool          `mapstructure:"daemonsets"` // pods of DaemonSets end with the machine; false: they forbid the drain
+	Finished   bool          `mapstructure:"finished"`   // remove pods that have ended
+	Grace      time.Duration `mapstructure:"grace"`      // for pods to end; 0: each pod's own
+	SkipStuck  time.Duration `mapstructure:"skip_stuck"` // pods that should have ended so long ago do not count; 0: they do
+
+	BlockingPods  string        `mapstructure:"blocking_pods"`  // label selector
+	BlockingNode  string        `mapstructure:"blocking_node"`  // label selector
+	LoadBalancers bool          `mapstructure:"load_balancers"` // exclude the node from external ones meanwhile
+	BalancerWait  time.Duration `mapstructure:"balancer_wait"`  // from then to the first eviction
+	Volumes       bool          `mapstructure:"volumes"`        // wait until they are detached
+	Surge         bool          `mapstructure:"surge"`          // one pod of a workload at a time, the next when all are ready elsewhere
+	Budgets       bool          `mapstructure:"budgets"`        // read budgets in advance
+	InFlight      int           `mapstructure:"in_flight"`      // evictions at a time
+}
+
+// NomadLink is this machine as a node of Nomad.
+type NomadLink struct {
+	Address    string `mapstructure:"address"` // URL of an agent
+	Region     string `mapstructure:"region"`  // empty: the agent's own
+	Node       string `mapstructure:"node"`    // ID or name; empty: the local agent's, or the one of this host name
+	TokenFile  string `mapstructure:"token_file"`
+	CAFile     string `mapstructure:"ca_file"`
+	CertFile   string `mapstructure:"cert_file"`
+	KeyFile    string `mapstructure:"key_file"`
+	ServerName string `mapstructure:"server_name"`
+
+	SystemJobs    bool `mapstructure:"system_jobs"`     // stop those, too, last
+	EndAtDeadline bool `mapstructure:"end_at_deadline"` // tell Nomad the deadline, for it to end then what has not left
+}
+
+// FleetLink is this machine as one of CoreOS fleet's.
+type FleetLink struct {
+	Endpoint     string        `mapstructure:"endpoint"`  // unix:///path or http://host:port
+	Etcd         []string      `mapstructure:"etcd"`      // URLs of fleet's etcd (v2 API)
+	Prefix       string        `mapstructure:"prefix"`    // fleet's etcd_key_prefix
+	CAFile       string        `mapstructure:"ca_file"`   // as fleet's etcd_cafile
+	CertFile     string        `mapstructure:"cert_file"` // as fleet's etcd_certfile
+	KeyFile      string        `mapstructure:"key_file"`  // as fleet's etcd_keyfile
+	User         string        `mapstructure:"user"`      // of fleet's etcd
+	PasswordFile string        `mapstructure:"password_file"`
+	CordonKey    string        `mapstructure:"cordon_key"`   // of the metadata that closes a machine
+	CordonValue  string        `mapstructure:"cordon_value"` //
+	Heartbeat    time.Duration `mapstructure:"heartbeat"`    // for so long what fleet tells after a move may be wrong
+	Linger       time.Duration `mapstructure:"linger"`       // between a unit's announcement and the unit
+}
+
+func defaultScheduler() Scheduler {
+	return Scheduler{
+		Kind:       NoScheduler,
+		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16},
+		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
+		Fleet:      FleetLink{Endpoint: "unix:///var/run/fleet.sock", Prefix: "/_coreos.com/fleet/", Heartbeat: 30 * time.Second, Linger: 5 * time.Second},
+	}
+}
+
+const maxInFlight = 100 // evictions: an API server has other clients, too
+
+func (s Scheduler) validate(c *checks) {
+	oneOf(c, "scheduler.kind", s.Kind, NoScheduler, Kubernetes, Nomad, Fleet, Hooks)
+	switch s.Kind {
+	case Kubernetes:
+		s.Kubernetes.validate(c)
+	case Nomad:
+		s.Nomad.validate(c)
+	case Fleet:
+		s.Fleet.validate(c)
+	}
+}
+
+func (k KubernetesLink) validate(c *checks) {
+	c.optional("scheduler.kubernetes.kubeconfig", k.Kubeconfig)
+	c.between("scheduler.kubernetes.grace", k.Grace, 0, maxWait)
+	c.between("scheduler.kubernetes.skip_stuck", k.SkipStuck, 0, maxWait)
+	c.between("scheduler.kubernetes.balancer_wait", k.BalancerWait, 0, maxWait)
+	if k.BalancerWait > 0 && !k.LoadBalancers {
+		c.add("scheduler.kubernetes.balancer_wait", "waits for nothing: set scheduler.kubernetes.load_balancers = true")
+	}
+	c.count("scheduler.kubernetes.in_flight", k.InFlight, 1, maxInFlight)
+}
+
+func (n NomadLink) validate(c *checks) {
+	c.url("scheduler.nomad.address", n.Address, "http", "https", "unix")
+	c.optional("scheduler.nomad.token_file", n.TokenFile)
+	c.optional("scheduler.nomad.ca_file", n.CAFile)
+	c.pair("scheduler.nomad.cert_file", n.CertFile, "scheduler.nomad.key_file", n.KeyFile)
+}
+
+func (f FleetLink) validate(c *checks) {
+	c.url("scheduler.fleet.endpoint", f.Endpoint, "http", "https", "unix")
+	if len(f.Etcd) == 0 {
+		c.add("scheduler.fleet.etcd", "is empty: name the etcd that fleet keeps its schedule in (etcd_servers of fleet.conf), like \"http://127.0.0.1:2379\"")
+	}
+	c.etcd("scheduler.fleet.etcd", f.Etcd, f.CAFile != "" || f.CertFile != "", f.User != "")
+	c.optional("scheduler.fleet.ca_file", f.CAFile)
+	c.pair("scheduler.fleet.cert_file", f.CertFile, "scheduler.fleet.key_file", f.KeyFile)
+	c.optional("scheduler.fleet.password_file", f.PasswordFile)
+	c.between("scheduler.fleet.heartbeat", f.Heartbeat, time.Second, maxWait)
+	c.between("scheduler.fleet.linger", f.Linger, 0, maxWait)
+	if (f.CordonKey == "") != (f.CordonValue == "") {
+		c.add("scheduler.fleet.cordon_key", "goes with scheduler.fleet.cordon_value: write both or none")
+	}
+}
