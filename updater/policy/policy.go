@@ -24,6 +24,7 @@ type Policy struct {
 	Hook      Hook      `mapstructure:"hook"`
 	Drain     Drain     `mapstructure:"drain"`
 	Scheduler Scheduler `mapstructure:"scheduler"`
+	Gates     Gates     `mapstructure:"gates"`
 	Cluster   Cluster   `mapstructure:"cluster"`
 	// Group seeds the record of Cluster.Group where it is absent.
 	Group     Group     `mapstructure:"group"`
@@ -239,6 +240,7 @@ func Default() Policy {
 		Hook:      Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
 		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort, ForceGrace: 2 * time.Minute},
 		Scheduler: defaultScheduler(),
+		Gates:     Gates{Every: 30 * time.Second},
 		Cluster:   Cluster{Group: "default", Coordinate: true},
 		Group:     DefaultGroup(),
 		Platform:  Platform{File: "/run/metadata/flatcar"},

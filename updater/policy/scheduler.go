@@ -20,6 +20,21 @@ type Scheduler struct {
 	Kubernetes KubernetesLink `mapstructure:"kubernetes"`
 	Nomad      NomadLink      `mapstructure:"nomad"`
 	Fleet      FleetLink      `mapstructure:"fleet"`
+	Hook       HookLink       `mapstructure:"hook"`
+	None       HostLink       `mapstructure:"none"`
+}
+
+// HookLink is a directory of executables.
+type HookLink struct {
+	Directory  string        `mapstructure:"directory"`
+	AskTimeout time.Duration `mapstructure:"ask_timeout"` // of one that is only asked
+	ActTimeout time.Duration `mapstructure:"act_timeout"` // of one that cordons or resumes
+}
+
+// HostLink is what runs on this host by itself and is to end in order.
+type HostLink struct {
+	Units []string      `mapstructure:"units"` // names or globs of systemd units, in the order in which they are stopped
+	Grace time.Duration `mapstructure:"grace"` // for one to end, in a drain by force
 }
 
 // KubernetesLink is this machine as a node of Kubernetes.
@@ -80,6 +95,8 @@ func defaultScheduler() Scheduler {
 		Kind:       NoScheduler,
 		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16},
 		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
+		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute},
+		None:       HostLink{Grace: 90 * time.Second},
 		Fleet:      FleetLink{Endpoint: "unix:///var/run/fleet.sock", Prefix: "/_coreos.com/fleet/", Heartbeat: 30 * time.Second, Linger: 5 * time.Second},
 	}
 }
@@ -95,6 +112,12 @@ func (s Scheduler) validate(c *checks) {
 		s.Nomad.validate(c)
 	case Fleet:
 		s.Fleet.validate(c)
+	case Hooks:
+		c.absolute("scheduler.hook.directory", s.Hook.Directory)
+		c.between("scheduler.hook.ask_timeout", s.Hook.AskTimeout, time.Second, time.Minute)
+		c.between("scheduler.hook.act_timeout", s.Hook.ActTimeout, time.Second, maxWait)
+	case NoScheduler:
+		c.between("scheduler.none.grace", s.None.Grace, time.Second, maxWait)
 	}
 }
 

@@ -46,6 +46,7 @@ func (p Policy) Validate() []error {
 	oneOf(&c, "drain.on_timeout", p.Drain.OnTimeout, Abort, Wait, Force)
 	c.between("drain.force_grace", p.Drain.ForceGrace, time.Second, maxWait)
 	p.Scheduler.validate(&c)
+	p.Gates.validate(&c)
 	p.Cluster.validate(&c)
 	if p.Group.given() {
 		c.errs = append(c.errs, p.Group.Validate("group")...)

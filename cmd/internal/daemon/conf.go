@@ -147,6 +147,9 @@ func (d *Daemon) unchangeable(p policy.Policy) error {
 	if old.State != p.State || fmt.Sprint(old.Slots) != fmt.Sprint(p.Slots) {
 		return errors.New("[slots] and state take a restart of drydockd")
 	}
+	if !reflect.DeepEqual(old.Scheduler, p.Scheduler) {
+		return errors.New("[scheduler] takes a restart of drydockd")
+	}
 	return nil
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"github.com/drydock-os/drydock/cmd/internal/journal"
 	"github.com/drydock-os/drydock/cmd/internal/machine"
-	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/bus"
@@ -44,6 +43,7 @@ type Daemon struct {
 	pulse   pulse
 	conf    conf
 	cluster *cluster
+	who     func() (updater.Identity, error) // this machine, as its system says
 	publish *link.Publisher
 	numbers *numbers
 }
@@ -86,7 +86,8 @@ func New(o Options) (*Daemon, error) {
 		Disk:      slots,
 		Control:   slots.Control,
 		Lock:      link.ByStrategy{Strategy: d.strategy, Group: d.cluster.group, Alone: link.Lock{Group: &rebootlock.Alone{}, Machine: "this"}},
-		Scheduler: (&fleetlink.Memory{}).On("this"),
+		Scheduler: d.newScheduler(p),
+		Gates:     &gates{d: d},
 		Host: &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus},
 			Policy: func() policy.Policy { return d.updater.Policy() }},
 		Store:     machine.Store{File: updater.MemoryFile{Path: filepath.Join(p.State, "memory.json")}},
@@ -97,7 +98,7 @@ func New(o Options) (*Daemon, error) {
 		Keys:      d.keys,
 		HTTP:      d.clients.get,
 	}
-	d.keeper, d.pulse = d.updater, d.updater
+	d.keeper, d.pulse, d.who = d.updater, d.updater, d.updater.Host.Identity
 	d.parts = []interface{ consider() }{d.cluster, d.numbers}
 	d.tasks = []func(context.Context) error{d.keep, d.server.Run, d.cluster.Run, d.publish.Run, d.numbers.Run, d.notify, d.reload}
 	d.server.Cluster = d.cluster

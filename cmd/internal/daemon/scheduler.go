@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -12,8 +13,11 @@ import (
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/hook"
+	"github.com/drydock-os/drydock/fleetlink/host"
 	"github.com/drydock-os/drydock/fleetlink/kubernetes"
 	"github.com/drydock-os/drydock/fleetlink/nomad"
+	"github.com/drydock-os/drydock/updater/bus"
 	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/state"
 )
@@ -39,20 +43,36 @@ type outOfService struct {
 	Kind policy.SchedulerKind `json:"kind,omitempty"`
 }
 
-func (d *Daemon) newScheduler(p policy.Policy, identity func() (fleetlink.Machine, error)) *scheduler {
+func (d *Daemon) newScheduler(p policy.Policy) *scheduler {
 	s := &scheduler{kind: p.Scheduler.Kind, file: state.File[outOfService]{Path: filepath.Join(p.State, "scheduler.json"), Version: 1}}
 	s.open = func() (fleetlink.Link, error) {
-		m, err := identity()
+		m, err := d.identity()
 		if err != nil {
 			return nil, err
 		}
-		return openLink(p, m)
+		return d.openLink(p, m)
 	}
 	return s
 }
 
+// identity is this machine as schedulers know it.
+func (d *Daemon) identity() (fleetlink.Machine, error) {
+	id, err := d.who()
+	if err != nil {
+		return fleetlink.Machine{}, err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return fleetlink.Machine{}, err
+	}
+	return fleetlink.Machine{ID: id.MachineID, Hostname: name, BootID: func() (string, error) {
+		id, err := d.who()
+		return id.BootID, err
+	}}, nil
+}
+
 // openLink opens the link to the scheduler that a policy names.
-func openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link, error) {
+func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link, error) {
 	record := recordFile(filepath.Join(p.State, string(p.Scheduler.Kind)+".record"))
 	switch p.Scheduler.Kind {
 	case policy.Kubernetes:
@@ -84,8 +104,15 @@ func openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link, error) {
 			Etcd:    etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
 			Machine: m, Instance: instance, Record: record, Now: time.Now,
 		})
+	case policy.Hooks:
+		h := p.Scheduler.Hook
+		return &hook.Link{Dir: h.Directory, Record: record, Machine: m, Ask: h.AskTimeout, Act: h.ActTimeout, Log: d.hookSaid}, nil
 	}
-	return (&fleetlink.Memory{}).On(m.ID), nil
+	l := &host.Link{Record: record, Machine: m, Grace: p.Scheduler.None.Grace, Now: time.Now}
+	if units := p.Scheduler.None.Units; len(units) > 0 {
+		l.Units = bus.Units{Address: d.Bus, Patterns: units}
+	}
+	return l, nil
 }
 
 // opened is the link, if this machine is not out of service at another scheduler.

@@ -14,7 +14,6 @@ import (
 	"github.com/drydock-os/drydock/cmd/internal/config"
 	"github.com/drydock-os/drydock/cmd/internal/journal"
 	"github.com/drydock-os/drydock/cmd/internal/machine"
-	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/rebootlock"
 	"github.com/drydock-os/drydock/updater"
@@ -40,11 +39,13 @@ func newShadow(o Options, conf conf) (*Daemon, error) {
 	lock := &onlooker{policy: func() policy.Policy { return d.keeper.Policy() }}
 	d.server = &bus.Server{Address: o.Bus, Shadow: true, Cluster: lock,
 		Trouble: func(err error) { o.Log.Warn("the bus is not to be had", "error", err) }}
+	running := &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus}}
+	d.who = running.Identity
 	shadow := &updater.Shadow{
 		Slots:     sight{slots},
-		Host:      &machine.Host{Root: o.Root, Slots: slots, Now: time.Now, Login: bus.Login{Address: o.Bus}, Systemd: bus.Systemd{Address: o.Bus}},
+		Host:      running,
 		Lock:      lock,
-		Scheduler: (&fleetlink.Memory{}).On("this"),
+		Scheduler: d.newScheduler(p),
 		Beside:    func(p policy.Policy) []updater.Reason { return beside(p, rootOf(o.Root)) },
 		Notes:     updater.NotesFile{Path: filepath.Join(p.State, "shadow.json")},
 		Observers: []updater.Observer{journal.New(o.Log), d.server, d.numbers},
