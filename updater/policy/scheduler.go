@@ -88,6 +88,7 @@ type FleetLink struct {
 	CordonValue  string        `mapstructure:"cordon_value"` //
 	Heartbeat    time.Duration `mapstructure:"heartbeat"`    // for so long what fleet tells after a move may be wrong
 	Linger       time.Duration `mapstructure:"linger"`       // between a unit's announcement and the unit
+	Stop         time.Duration `mapstructure:"stop"`         // for an announcement to end
 }
 
 func defaultScheduler() Scheduler {
@@ -97,7 +98,7 @@ func defaultScheduler() Scheduler {
 		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
 		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute},
 		None:       HostLink{Grace: 90 * time.Second},
-		Fleet:      FleetLink{Endpoint: "unix:///var/run/fleet.sock", Prefix: "/_coreos.com/fleet/", Heartbeat: 30 * time.Second, Linger: 5 * time.Second},
+		Fleet:      FleetLink{Endpoint: "unix:///var/run/fleet.sock", Prefix: "/_coreos.com/fleet/", Heartbeat: 24 * time.Second, Stop: 90 * time.Second},
 	}
 }
 
@@ -148,8 +149,9 @@ func (f FleetLink) validate(c *checks) {
 	c.optional("scheduler.fleet.ca_file", f.CAFile)
 	c.pair("scheduler.fleet.cert_file", f.CertFile, "scheduler.fleet.key_file", f.KeyFile)
 	c.optional("scheduler.fleet.password_file", f.PasswordFile)
-	c.between("scheduler.fleet.heartbeat", f.Heartbeat, time.Second, maxWait)
-	c.between("scheduler.fleet.linger", f.Linger, 0, maxWait)
+	c.between("scheduler.fleet.heartbeat", f.Heartbeat, time.Second, 10*time.Minute)
+	c.between("scheduler.fleet.linger", f.Linger, 0, 5*time.Minute)
+	c.between("scheduler.fleet.stop", f.Stop, time.Second, 30*time.Minute)
 	if (f.CordonKey == "") != (f.CordonValue == "") {
 		c.add("scheduler.fleet.cordon_key", "goes with scheduler.fleet.cordon_value: write both or none")
 	}

@@ -100,7 +100,7 @@ func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link,
 			return nil, err
 		}
 		return fleet.Open(fleet.Options{
-			Endpoint: f.Endpoint, Prefix: f.Prefix, CordonKey: f.CordonKey, CordonValue: f.CordonValue, Heartbeat: f.Heartbeat, Linger: f.Linger,
+			Endpoint: f.Endpoint, Prefix: f.Prefix, CordonKey: f.CordonKey, CordonValue: f.CordonValue, Heartbeat: f.Heartbeat, Linger: f.Linger, Stop: f.Stop,
 			Etcd:    etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
 			Machine: m, Instance: instance, Record: record, Now: time.Now,
 		})
