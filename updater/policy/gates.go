@@ -9,10 +9,11 @@ import (
 // Gates are what else must be well before this machine asks for a permit, and
 // before it gives one back that it has used. All of them must be open.
 type Gates struct {
-	Every  time.Duration `mapstructure:"every"` // how long an answer holds
-	Alerts []AlertGate   `mapstructure:"alerts"`
-	HTTP   []HTTPGate    `mapstructure:"http"`
-	Exec   []ExecGate    `mapstructure:"exec"`
+	Every   time.Duration `mapstructure:"every"`   // how long an answer holds
+	Timeout time.Duration `mapstructure:"timeout"` // of one gate
+	Alerts  []AlertGate   `mapstructure:"alerts"`
+	HTTP    []HTTPGate    `mapstructure:"http"`
+	Exec    []ExecGate    `mapstructure:"exec"`
 }
 
 // AlertGate is open while no alert of a Prometheus fires.
@@ -40,14 +41,14 @@ type HTTPGate struct {
 
 // ExecGate is open while an executable exits 0 and names nothing.
 type ExecGate struct {
-	Path    string        `mapstructure:"path"`
-	Timeout time.Duration `mapstructure:"timeout,omitempty"` // 0: 8 s
+	Path string `mapstructure:"path"` // absolute; its owner is root
 }
 
 const maxGates = 20 // of a kind: all are asked at every look
 
 func (g Gates) validate(c *checks) {
 	c.between("gates.every", g.Every, time.Second, time.Hour)
+	c.between("gates.timeout", g.Timeout, time.Second, maxAsk)
 	c.count("gates.alerts", len(g.Alerts), 0, maxGates)
 	c.count("gates.http", len(g.HTTP), 0, maxGates)
 	c.count("gates.exec", len(g.Exec), 0, maxGates)
@@ -72,7 +73,6 @@ func (g Gates) validate(c *checks) {
 	for i, e := range g.Exec {
 		key := fmt.Sprintf("gates.exec[%d]", i)
 		c.absolute(key+".path", e.Path)
-		c.between(key+".timeout", e.Timeout, 0, time.Minute)
 	}
 }
 

@@ -240,7 +240,7 @@ func Default() Policy {
 		Hook:      Hook{Postinstall: PostinstallAuto, Path: "/postinst", Timeout: 10 * time.Minute},
 		Drain:     Drain{Timeout: 30 * time.Minute, OnTimeout: Abort, ForceGrace: 2 * time.Minute},
 		Scheduler: defaultScheduler(),
-		Gates:     Gates{Every: 30 * time.Second},
+		Gates:     Gates{Every: 30 * time.Second, Timeout: 10 * time.Second},
 		Cluster:   Cluster{Group: "default", Coordinate: true},
 		Group:     DefaultGroup(),
 		Platform:  Platform{File: "/run/metadata/flatcar"},

@@ -1,6 +1,10 @@
 package policy
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // SchedulerKind names who runs the work of a cluster.
 type SchedulerKind string
@@ -29,12 +33,16 @@ type HookLink struct {
 	Directory  string        `mapstructure:"directory"`
 	AskTimeout time.Duration `mapstructure:"ask_timeout"` // of one that is only asked
 	ActTimeout time.Duration `mapstructure:"act_timeout"` // of one that cordons or resumes
+	Pause      time.Duration `mapstructure:"pause"`       // before one that answered "not yet" is called again
 }
 
 // HostLink is what runs on this host by itself and is to end in order.
 type HostLink struct {
-	Units []string      `mapstructure:"units"` // names or globs of systemd units, in the order in which they are stopped
-	Grace time.Duration `mapstructure:"grace"` // for one to end, in a drain by force
+	Units        []string      `mapstructure:"units"`         // names or globs of systemd units, in the order in which they are stopped
+	Containers   []string      `mapstructure:"containers"`    // labels, "name" or "name=value"
+	Socket       string        `mapstructure:"socket"`        // of Docker's API, or Podman's
+	Grace        time.Duration `mapstructure:"grace"`         // for one to end, in a drain by force
+	StartTimeout time.Duration `mapstructure:"start_timeout"` // for one to start
 }
 
 // KubernetesLink is this machine as a node of Kubernetes.
@@ -96,13 +104,17 @@ func defaultScheduler() Scheduler {
 		Kind:       NoScheduler,
 		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16},
 		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
-		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute},
-		None:       HostLink{Grace: 90 * time.Second},
+		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute, Pause: 5 * time.Second},
+		None:       HostLink{Socket: "/run/docker.sock", Grace: 90 * time.Second, StartTimeout: 90 * time.Second},
 		Fleet:      FleetLink{Endpoint: "unix:///var/run/fleet.sock", Prefix: "/_coreos.com/fleet/", Heartbeat: 24 * time.Second, Stop: 90 * time.Second},
 	}
 }
 
-const maxInFlight = 100 // evictions: an API server has other clients, too
+const (
+	maxInFlight = 100              // evictions: an API server has other clients, too
+	maxPatterns = 32               // of units, or labels of containers
+	maxAsk      = 15 * time.Second // the updater's whole look may take 20
+)
 
 func (s Scheduler) validate(c *checks) {
 	oneOf(c, "scheduler.kind", s.Kind, NoScheduler, Kubernetes, Nomad, Fleet, Hooks)
@@ -115,11 +127,25 @@ func (s Scheduler) validate(c *checks) {
 		s.Fleet.validate(c)
 	case Hooks:
 		c.absolute("scheduler.hook.directory", s.Hook.Directory)
-		c.between("scheduler.hook.ask_timeout", s.Hook.AskTimeout, time.Second, time.Minute)
-		c.between("scheduler.hook.act_timeout", s.Hook.ActTimeout, time.Second, maxWait)
+		c.between("scheduler.hook.ask_timeout", s.Hook.AskTimeout, time.Second, maxAsk)
+		c.between("scheduler.hook.act_timeout", s.Hook.ActTimeout, time.Second, time.Hour)
+		c.between("scheduler.hook.pause", s.Hook.Pause, 100*time.Millisecond, 5*time.Minute)
 	case NoScheduler:
-		c.between("scheduler.none.grace", s.None.Grace, time.Second, maxWait)
+		s.None.validate(c)
 	}
+}
+
+func (h HostLink) validate(c *checks) {
+	c.count("scheduler.none.units", len(h.Units), 0, maxPatterns)
+	c.count("scheduler.none.containers", len(h.Containers), 0, maxPatterns)
+	for i, pattern := range h.Units {
+		if strings.Trim(pattern, "*") == "" {
+			c.add(fmt.Sprintf("scheduler.none.units[%d]", i), "%q names every unit of the system: name those that are to end", pattern)
+		}
+	}
+	c.absolute("scheduler.none.socket", h.Socket)
+	c.between("scheduler.none.grace", h.Grace, time.Second, 30*time.Minute)
+	c.between("scheduler.none.start_timeout", h.StartTimeout, time.Second, 30*time.Minute)
 }
 
 func (k KubernetesLink) validate(c *checks) {

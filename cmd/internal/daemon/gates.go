@@ -47,7 +47,7 @@ func (g *gates) current() (*gate.Gates, error) {
 
 // gatesOf makes the gates that a policy names.
 func (d *Daemon) gatesOf(p policy.Gates) (*gate.Gates, error) {
-	g := &gate.Gates{Every: p.Every, Now: time.Now}
+	g := &gate.Gates{Every: p.Every, Patience: p.Timeout, Now: time.Now}
 	for _, a := range p.Alerts {
 		alerts := gate.Alerts{URL: a.URL, Query: a.Query, Pending: a.Pending,
 			Access: gate.Access{CAFile: a.CAFile, CertFile: a.CertFile, KeyFile: a.KeyFile, TokenFile: a.TokenFile}}
@@ -72,7 +72,7 @@ func (d *Daemon) gatesOf(p policy.Gates) (*gate.Gates, error) {
 		return nil, err
 	}
 	for _, e := range p.Exec {
-		g.List = append(g.List, hook.Gate{Path: e.Path, Timeout: e.Timeout, Machine: m, Log: d.hookSaid})
+		g.List = append(g.List, hook.Gate{Path: e.Path, Timeout: p.Timeout, Machine: m, Log: d.hookSaid})
 	}
 	return g, nil
 }

@@ -106,11 +106,15 @@ func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link,
 		})
 	case policy.Hooks:
 		h := p.Scheduler.Hook
-		return &hook.Link{Dir: h.Directory, Record: record, Machine: m, Ask: h.AskTimeout, Act: h.ActTimeout, Log: d.hookSaid}, nil
+		return &hook.Link{Dir: h.Directory, Record: record, Machine: m, Ask: h.AskTimeout, Act: h.ActTimeout, Pause: h.Pause, Log: d.hookSaid}, nil
 	}
-	l := &host.Link{Record: record, Machine: m, Grace: p.Scheduler.None.Grace, Now: time.Now}
-	if units := p.Scheduler.None.Units; len(units) > 0 {
-		l.Units = bus.Units{Address: d.Bus, Patterns: units}
+	n := p.Scheduler.None
+	l := &host.Link{Record: record, Machine: m, Grace: n.Grace, Each: n.StartTimeout, Now: time.Now}
+	if len(n.Units) > 0 {
+		l.Units = bus.Units{Address: d.Bus, Patterns: n.Units}
+	}
+	if len(n.Containers) > 0 {
+		l.Containers = &host.Containers{Socket: n.Socket, Labels: n.Containers}
 	}
 	return l, nil
 }
