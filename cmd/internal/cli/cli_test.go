@@ -311,7 +311,7 @@ downloading, writing and verifying
 func TestStaysSmall(t *testing.T) {
 	for program, heavy := range map[string][]string{
 		"./cmd/drydock":  {"k8s.io/client-go", "github.com/hashicorp/"},
-		"./cmd/drydockd": {"go.etcd.io/etcd/server", "go.etcd.io/bbolt", "go.etcd.io/raft", "github.com/spf13/cobra", "k8s.io/", "github.com/hashicorp/"},
+		"./cmd/drydockd": {"go.etcd.io/etcd/server", "go.etcd.io/bbolt", "go.etcd.io/raft", "github.com/spf13/cobra", "k8s.io/kubernetes", "k8s.io/apiserver", "k8s.io/kubectl", "github.com/hashicorp/"},
 	} {
 		cmd := exec.Command("go", "list", "-deps", program)
 		cmd.Dir = real.Module(t)
