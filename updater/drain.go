@@ -167,15 +167,17 @@ func (u *Updater) guard(ctx context.Context, stop context.CancelCauseFunc) {
 }
 
 // resume takes work back. Who lost a permit on the way waits like who gave it
-// back unused.
+// back unused. Without a lock a permit lasts as long as the daemon does: one that
+// finds a drain which another run of it began has lost nothing.
 func (u *Updater) resume(ctx context.Context, o Observed) error {
 	u.run.forced = false
 	if err := u.Scheduler.Resume(ctx); err != nil {
 		return fmt.Errorf("take work back: %w", err)
 	}
+	lost := o.Permit == NoPermit && u.run.begun
 	u.run.begun, u.run.resumed = false, true
 	m := u.recall()
-	if m.Drain = nil; o.Permit == NoPermit {
+	if m.Drain = nil; lost {
 		m = m.lost(o, u.Policy().Reboot.RetryPause)
 	}
 	return u.remember(m)
