@@ -312,3 +312,27 @@ func TestGate(t *testing.T) {
 		})
 	}
 }
+
+// TestJudgeNamesAllThatIsWrong: one look is enough to mend a directory, and runs
+// nothing of it.
+func TestJudgeNamesAllThatIsWrong(t *testing.T) {
+	ran := filepath.Join(t.TempDir(), "ran")
+	y := hooks(t, map[string]string{"10-app": "touch " + ran, "20-db": "touch " + ran, "30-net": "touch " + ran, "40-old.bak": ""})
+	if names, wrong := hook.Judge(y.Dir); len(wrong) > 0 || !slices.Equal(names, []string{"10-app", "20-db", "30-net"}) {
+		t.Errorf("%v, %v", names, wrong)
+	}
+	if err := errors.Join(os.Chmod(y.file("10-app"), 0o644), os.Chmod(y.file("30-net"), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	_, wrong := hook.Judge(y.Dir)
+	if len(wrong) != 2 || !strings.Contains(wrong[0].Error(), "10-app") || !strings.Contains(wrong[0].Error(), "not executable") ||
+		!strings.Contains(wrong[1].Error(), "30-net") || !strings.Contains(wrong[1].Error(), "others than root may write") {
+		t.Errorf("%v", wrong)
+	}
+	if _, wrong := hook.Judge(t.TempDir()); len(wrong) != 1 || !strings.Contains(wrong[0].Error(), "holds no hook") {
+		t.Errorf("an empty one: %v", wrong)
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("a hook was run")
+	}
+}

@@ -22,29 +22,49 @@ type hook struct {
 // hooks lists the hooks of the directory, in the order of their names. What is
 // not to be trusted, or cannot be run, is an error: a hook that is passed over is
 // work that nobody takes off the machine.
-func (l *Link) hooks() (hooks []hook, err error) {
-	entries, err := os.ReadDir(l.Dir)
+func (l *Link) hooks() ([]hook, error) {
+	hooks, wrong := list(l.Dir)
+	if len(wrong) > 0 {
+		return nil, wrong[0]
+	}
+	return hooks, nil
+}
+
+// Judge names the hooks of a directory, in the order in which they are called, and
+// says all that is wrong with it and with them: with any of that, no hook is called.
+// It runs none.
+func Judge(dir string) (names []string, wrong []error) {
+	hooks, wrong := list(dir)
+	for _, h := range hooks {
+		names = append(names, h.name)
+	}
+	return names, wrong
+}
+
+// list lists the hooks of a directory, and what is wrong with any.
+func list(dir string) (hooks []hook, wrong []error) {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("list hooks: %w", err)
+		return nil, []error{fmt.Errorf("list hooks: %w", err)}
 	}
 	for _, e := range entries {
 		if passedOver(e.Name()) {
 			continue
 		}
-		h := hook{e.Name(), filepath.Join(l.Dir, e.Name())}
-		if err := trusted(h.path); err != nil {
-			return nil, fmt.Errorf("hook %s: refused, and nothing is drained without it: %w", h.name, err)
+		h := hook{e.Name(), filepath.Join(dir, e.Name())}
+		if err := Trusted(h.path); err != nil {
+			wrong = append(wrong, fmt.Errorf("hook %s: refused, and nothing is drained without it: %w", h.name, err))
 		}
 		hooks = append(hooks, h)
 	}
 	switch {
 	case len(hooks) == 0:
-		return nil, fmt.Errorf("%s holds no hook, so nothing takes work off this machine: "+
-			"put one there, or name another scheduler in the policy", l.Dir)
+		wrong = append(wrong, fmt.Errorf("%s holds no hook, so nothing takes work off this machine: "+
+			"put one there, or name another scheduler in the policy", dir))
 	case len(hooks) > maxHooks:
-		return nil, fmt.Errorf("%s holds %d hooks, limit %d", l.Dir, len(hooks), maxHooks)
+		wrong = append(wrong, fmt.Errorf("%s holds %d hooks, limit %d", dir, len(hooks), maxHooks))
 	}
-	return hooks, nil
+	return hooks, wrong
 }
 
 // leftOver are endings of files that no one meant to be run (run-parts(8)).
@@ -59,10 +79,10 @@ func passedOver(name string) bool {
 	return name[0] == '.' || name[0] == '#'
 }
 
-// trusted refuses what is no executable file, and what others than root, or the
+// Trusted refuses what is no executable file, and what others than root, or the
 // user that we run as, could have written or put in its place: the file, and each
 // directory above it, links followed.
-func trusted(path string) error {
+func Trusted(path string) error {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err == nil {
 		resolved, err = filepath.Abs(resolved)

@@ -21,7 +21,7 @@ type Gate struct {
 // Shut says why the gate is shut: what the executable named, that it was refused,
 // failed or did not end. None: it is open.
 func (g Gate) Shut(ctx context.Context) (why []string) {
-	if err := trusted(g.Path); err != nil {
+	if err := Trusted(g.Path); err != nil {
 		return []string{"gate " + g.Path + " is refused, and shut: " + err.Error()}
 	}
 	h := hook{filepath.Base(g.Path), g.Path}

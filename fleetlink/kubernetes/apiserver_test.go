@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -385,6 +386,8 @@ func decode(r *http.Request, into any) error {
 		*into = *object.(*policyv1.Eviction)
 	case *metav1.DeleteOptions:
 		*into = *object.(*metav1.DeleteOptions)
+	case *authorizationv1.SelfSubjectAccessReview:
+		*into = *object.(*authorizationv1.SelfSubjectAccessReview)
 	}
 	return nil
 }

@@ -290,6 +290,22 @@ func testRights(t *testing.T, p *kubetest.Plane) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
+	// What a kubelet may, and what only the manifest's account: all of it is asked
+	// without doing it.
+	full := kubernetes.Options{Surge: true, Budgets: true}
+	if lacking, err := link(k, kubernetes.Options{}).Lacking(within(t), true); err != nil || len(lacking) > 0 {
+		t.Errorf("a kubelet lacks %v, %v", lacking, err)
+	}
+	lacking, err := link(k, full).Lacking(within(t), false)
+	if want := []string{"list pods (in all", "get replicasets.apps (", "get statefulsets.apps (", "get replicationcontrollers (", "list poddisruptionbudgets.policy ("}; err != nil ||
+		!slices.EqualFunc(lacking, want, strings.HasPrefix) {
+		t.Errorf("a kubelet lacks %q, %v; want %q", lacking, err, want)
+	}
+	full.Kubeconfig = manifest(t, p)
+	y.Until("the manifest's account lacks nothing", func(ctx context.Context) bool {
+		lacking, err := link(k, full).Lacking(ctx, true)
+		return err == nil && len(lacking) == 0
+	})
 	// Another node's credential, by its own name, finds its own node: not this machine's.
 	if err := link(k, kubernetes.Options{Kubeconfig: other.Kubeconfig}).Cordon(within(t), "x"); err == nil || !strings.Contains(err.Error(), "two machines use its name") {
 		t.Errorf("with another node's credential: %v", err)

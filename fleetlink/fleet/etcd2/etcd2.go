@@ -41,6 +41,7 @@ const (
 	CompareFailed     = 101
 	NodeExist         = 105
 	DirNotEmpty       = 108
+	Unauthorized      = 110
 	EventIndexCleared = 401
 
 	raftInternal   = 300 // and up: not now, perhaps later
