@@ -5,6 +5,7 @@ package fleetlink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -19,8 +20,11 @@ import (
 // soon after its context does. What could not be asked is an error, never an
 // answer.
 type Link interface {
-	// Preflight lists the workloads that could not leave this machine now, and why.
-	// It changes nothing. None is no promise: others may come between.
+	// Preflight lists the workloads that could not leave this machine now, and why,
+	// what an operator set so that this machine is left alone for now, which Forbids,
+	// and what that belongs on this machine is not well already, for which Ailments
+	// would keep it from coming back. It changes nothing. None is no promise: others
+	// may come between.
 	Preflight(ctx context.Context) ([]Workload, error)
 	// Standing reads how far this machine is out of service. It changes nothing.
 	Standing(ctx context.Context) (Standing, error)
@@ -30,7 +34,7 @@ type Link interface {
 	// Drain has the work leave a machine that is cordoned, as gently as the
 	// scheduler knows, and returns nil when none is left of what has to leave. Where
 	// ctx ends before that, the error is an Unfinished. It does not give up by
-	// itself: how long is policy.
+	// itself, how long is policy, but for what Forbids: that ends it at once.
 	Drain(ctx context.Context, o Order) error
 	// Resume undoes what Cordon and Drain did, and only that. A machine that
 	// somebody else cordoned stays cordoned.
@@ -45,7 +49,25 @@ type Link interface {
 type Workload struct {
 	Name string `json:"name"`          // as the scheduler's own tools show it: "shop/web-7f9", "db.service"
 	Why  string `json:"why,omitempty"` // what it waits for, or what is wrong with it; "" if that is not known
+	// Forbids: an operator set that this is not moved now. No time and no force mends
+	// it, but that operator.
+	Forbids bool `json:"forbids,omitempty"`
 }
+
+// Forbidding are those of workloads that Forbid.
+func Forbidding(ws []Workload) (barred []Workload) {
+	for _, w := range ws {
+		if w.Forbids {
+			barred = append(barred, w)
+		}
+	}
+	return barred
+}
+
+// ErrNotAsked wraps the error of a link that could not be made of what the policy
+// says, or may not be used now: nothing was asked, and so it says nothing of the
+// scheduler, of the network, or of the release that runs.
+var ErrNotAsked = errors.New("the scheduler was not asked")
 
 // String is the workload as a person reads it: "shop/web-7f9: …".
 func (w Workload) String() string {

@@ -204,7 +204,7 @@ func (s *Memory) refuge() (best *berth) {
 // left lists what runs on a machine, and its first workload that can leave.
 func (s *Memory) left(machine string) (left []Workload, next *load) {
 	for _, w := range s.berth(machine).here {
-		left = append(left, Workload{w.name, w.held})
+		left = append(left, Workload{Name: w.name, Why: w.held})
 		if next == nil && w.held == "" {
 			next = w
 		}
@@ -337,7 +337,7 @@ func (m mooring) Ailments(ctx context.Context) ([]Workload, error) {
 		return nil, err
 	}
 	if ails := m.berth(m.machine).ails; ails != "" {
-		return []Workload{{m.machine, ails}}, nil
+		return []Workload{{Name: m.machine, Why: ails}}, nil
 	}
 	return nil, nil
 }
