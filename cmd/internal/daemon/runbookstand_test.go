@@ -2,7 +2,6 @@ package daemon_test
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -46,7 +45,8 @@ func runScheduled(budget string) int {
 	return 0
 }
 
-// budgeted is a scheduler whose drain waits while a file is there.
+// budgeted is a scheduler with one workload, whose drain waits while a file says
+// why it may not leave. By force it leaves all the same.
 type budgeted struct {
 	fleetlink.Link
 	budget string
@@ -56,14 +56,18 @@ type budgeted struct {
 func (b *budgeted) Drain(ctx context.Context, o fleetlink.Order) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for told := false; ; told = true {
 		why, err := os.ReadFile(b.budget)
-		if err != nil {
+		if err != nil || o.Force {
 			return b.Link.Drain(ctx, o)
+		}
+		left := []fleetlink.Workload{{Name: "shop/db-0", Why: strings.TrimSpace(string(why))}}
+		if !told {
+			o.Tell(left)
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New(strings.TrimSpace(string(why)))
+			return fleetlink.Unfinished{Left: left, Err: ctx.Err()}
 		case <-tick.C:
 		}
 	}
