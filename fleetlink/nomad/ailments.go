@@ -22,8 +22,9 @@ func (a allocation) owed() owed { return owed{a.Namespace, a.JobID, a.TaskGroup}
 // Ailments implements fleetlink.Link: a node that Nomad does not call ready, or
 // whose agent does not answer (Nomad takes a while to notice that); a driver that
 // was healthy before and is not now; system jobs that are to run here and do not,
-// and, once the node is resumed, those that ran here before. What else left runs
-// elsewhere, and does not come back by itself.
+// and, once the node is resumed, those that ran here before; a node that gets no
+// work although it was resumed, where nobody had closed it before. What else left
+// runs elsewhere, and does not come back by itself.
 func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	s, err := l.look(ctx)
 	if err != nil {
@@ -36,6 +37,9 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	ails, err := l.nodeAils(ctx, s.node, m)
 	if err != nil {
 		return nil, fmt.Errorf("look for what is not well: %w", err)
+	}
+	if why := l.closedAils(s.node, m); why != "" {
+		ails = append(ails, fleetlink.Workload{Name: "node " + s.node.Name, Why: why})
 	}
 	for _, a := range s.allocs {
 		if a.kind() == system && a.DesiredStatus == "run" && a.ClientStatus != "running" {
@@ -59,6 +63,20 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 		}
 	}
 	return ails, nil
+}
+
+// closedAils says why a node is to be opened that nobody is known to want closed;
+// "" where there is nothing to be said.
+func (l *Link) closedAils(n node, m *mark) string {
+	open := fmt.Sprintf("; if nobody wants that, open it (nomad node eligibility -enable %s)", n.ID)
+	switch {
+	case !n.closed() || m == nil || m.ours() || m.Theirs || m.Node != n.ID:
+		return ""
+	case n.LastDrain != nil && n.drainID() != m.Before && n.LastDrain.Meta[metaOrder] != m.Order:
+		return fmt.Sprintf("gets no work although Drydock gave it back: somebody else drained it meanwhile, at %s (%q)%s",
+			n.LastDrain.StartedAt.UTC().Format("2006-01-02 15:04 UTC"), n.LastDrain.Meta[metaMessage], open)
+	}
+	return "gets no work although Drydock gave it back: it was made ineligible again" + open
 }
 
 // nodeAils lists what is not well with the node itself.

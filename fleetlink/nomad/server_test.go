@@ -261,7 +261,7 @@ func (s *server) write(r *http.Request, is rights) reply {
 		if body.DrainSpec != nil {
 			d = &simDrain{Deadline: body.DrainSpec.Deadline, IgnoreSystemJobs: body.DrainSpec.IgnoreSystemJobs}
 		}
-		s.setDrain(n, d, body.MarkEligible, body.Meta, time.Now())
+		s.setDrain(n, d, body.MarkEligible, simWords{r.Header.Get("X-Nomad-Token"), body.Meta}, time.Now())
 		return reply{index: s.index, value: map[string]any{"NodeModifyIndex": s.index}}
 	case body.Eligibility != "eligible" && body.Eligibility != "ineligible":
 		return refuse(500, "invalid scheduling eligibility %q", body.Eligibility)

@@ -201,7 +201,7 @@ func (l *Link) meta(m *mark, why string) map[string]string {
 // The agent's own drain is no one's: it goes down because the machine does, and
 // leaves the node ineligible.
 func (l *Link) taken(n node, m *mark) bool {
-	return !l.named(n) && !n.LastDrain.agents() && n.drainID() != m.Before
+	return !l.named(n) && !n.agents() && n.drainID() != m.Before
 }
 
 // Resume implements fleetlink.Link. A drain of somebody else that came on top of
@@ -219,7 +219,7 @@ func (l *Link) Resume(ctx context.Context) error {
 		return nil
 	}
 	switch {
-	case l.taken(n, m), n.DrainStrategy != nil && !l.named(n) && !n.LastDrain.agents():
+	case l.taken(n, m), n.DrainStrategy != nil && !l.named(n) && !n.agents():
 	case n.DrainStrategy != nil:
 		err = l.setDrain(ctx, n.ID, nil, !m.Theirs, l.meta(m, m.Why))
 	case n.closed() && !m.Theirs:

@@ -39,7 +39,7 @@ type simDrain struct {
 
 type simLast struct {
 	StartedAt, UpdatedAt time.Time
-	Status               string
+	Status, AccessorID   string
 	Meta                 map[string]string
 }
 
@@ -339,8 +339,14 @@ func (c *cluster) schedule(j *simJob) {
 	}
 }
 
+// simWords are who asks for a drain, and why.
+type simWords struct {
+	accessor string // of the token; the node's ID where it asks itself; "" without ACLs
+	meta     map[string]string
+}
+
 // setDrain is Node.UpdateDrain.
-func (c *cluster) setDrain(n *simNode, spec *simDrain, open bool, meta map[string]string, now time.Time) {
+func (c *cluster) setDrain(n *simNode, spec *simDrain, open bool, w simWords, now time.Time) {
 	had := n.DrainStrategy
 	if spec != nil {
 		spec.StartedAt = now
@@ -365,8 +371,11 @@ func (c *cluster) setDrain(n *simNode, spec *simDrain, open bool, meta map[strin
 		if had == nil {
 			last = simLast{StartedAt: now.Truncate(time.Second)}
 		}
-		if len(meta) > 0 {
-			last.Meta = meta
+		if w.accessor != "" {
+			last.AccessorID = w.accessor
+		}
+		if len(w.meta) > 0 {
+			last.Meta = w.meta
 		}
 		last.UpdatedAt, last.Status = now.Truncate(time.Second), "canceled"
 		if spec != nil {

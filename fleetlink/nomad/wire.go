@@ -64,14 +64,17 @@ func (d *drainStrategy) UnmarshalJSON(data []byte) error {
 type lastDrain struct {
 	StartedAt  time.Time
 	Status     string // draining, complete, canceled
-	AccessorID string // of the token
+	AccessorID string // of the token; the node's ID where that was the node's own secret
 	Meta       map[string]string
 }
 
-// agents reports whether the drain is the agent's own, as it shuts down
-// (drain_on_shutdown; client/drain.go: DrainSelf).
-func (d *lastDrain) agents() bool {
-	return d != nil && d.AccessorID == "" && len(d.Meta) == 1 && d.Meta[metaMessage] == "shutting down"
+// agents reports whether the last drain is the agent's own, as it shuts down
+// (drain_on_shutdown). It asks for that with the node's secret (client/drain.go:
+// DrainSelf), of which Nomad keeps the node's ID (nomad/fsm.go: applyDrainUpdate),
+// with ACLs or without.
+func (n node) agents() bool {
+	d := n.LastDrain
+	return d != nil && (d.AccessorID == "" || d.AccessorID == n.ID) && len(d.Meta) == 1 && d.Meta[metaMessage] == "shutting down"
 }
 
 type allocation struct {
