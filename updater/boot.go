@@ -19,8 +19,8 @@ import (
 
 func (u *Updater) lock(ctx context.Context, o Observed) error {
 	m := u.recall()
-	if m.Ending != "" { // of a permit that was taken away: this one has its own
-		m.Ending, m.Detail = "", ""
+	if m.Ending != "" || m.Returning { // of a permit that was taken away: this one has its own
+		m.Ending, m.Detail, m.Returning = "", "", false
 		if err := u.remember(m); err != nil {
 			return err
 		}

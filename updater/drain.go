@@ -25,17 +25,14 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 	if err := u.Lock.Fence(ctx, PhaseDraining); err != nil {
 		return fmt.Errorf("drain: %w", err)
 	}
-	u.run.begun, u.run.resumed = true, false
+	u.run.begun = true
 	since, err := u.drainBegan(o)
 	if err != nil {
 		return err
 	}
 	m, p := u.recall(), u.Policy()
-	order := fleetlink.Order{Why: "drydock: " + m.intent(o).Reason, Progress: u.left}
-	overdue := p.Drain.OnTimeout == policy.Wait && !o.Now.Before(since.Add(p.Drain.Timeout))
-	if order.Deadline = since.Add(p.Drain.Timeout); overdue {
-		order.Deadline = o.Now.Add(p.Drain.Timeout) // when it is said again
-	}
+	order := fleetlink.Order{Why: "drydock: " + m.intent(o).Reason, Progress: u.left, Force: u.run.late && p.Drain.OnTimeout == policy.Force}
+	order.Deadline = giveUp(since, o.Now, p.Drain, order.Force)
 	late, err := u.drainUntil(ctx, order)
 	if late && err != nil {
 		err = inTime(err, o.Left, p.Drain.Timeout)
@@ -48,13 +45,12 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 	case late && p.Drain.OnTimeout == policy.Wait:
 		u.event(EventWaiting, "", nil, "the drain has lasted %s and goes on: %v", u.Now().Sub(since).Round(time.Second), err)
 		return nil // not drained yet: the next look drains on
-	case late && p.Drain.OnTimeout == policy.Force:
-		u.event(EventOperator, "", nil, "the policy says to reboot all the same, so what still runs is ended: %v", err)
-		order.Force, order.Deadline = true, u.Now().Add(p.Drain.ForceGrace)
-		if late, err = u.drainUntil(ctx, order); err != nil && !late {
-			return fmt.Errorf("drain: %w", err)
-		}
+	case late && order.Force:
 		u.run.forced = true
+		return nil
+	case late && p.Drain.OnTimeout == policy.Force: // if nothing came in between: the next look asks
+		u.run.late = true
+		u.event(EventOperator, "", nil, "the policy says to reboot all the same, so what still runs is ended: %v", err)
 		return nil
 	case late:
 		m = u.recall()
@@ -62,6 +58,32 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 		u.Trouble("memory", u.remember(m))
 	}
 	return fmt.Errorf("drain: %w", err)
+}
+
+// giveUp is when a drain ends that was begun at since. One that is late when it
+// is taken up has a last try before the policy has its way: that it took so long
+// may be the fault of a scheduler that was away, of a daemon that was, or of a
+// clock.
+func giveUp(since, now time.Time, p policy.Drain, force bool) time.Time {
+	switch deadline := since.Add(p.Timeout); {
+	case force:
+		return now.Add(p.ForceGrace)
+	case p.OnTimeout == policy.Wait && !now.Before(deadline):
+		return now.Add(p.Timeout) // when it is said again
+	default:
+		return later(deadline, now.Add(min(p.Timeout/10, lastTry)))
+	}
+}
+
+// lastTry bounds how long a drain has that is late when it is taken up.
+const lastTry = 5 * time.Minute
+
+// later is the later of two times.
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // inTime is the error of a drain that took too long: what is left, as it was seen
@@ -80,7 +102,7 @@ func (u *Updater) drainBegan(o Observed) (time.Time, error) {
 	if d := m.Drain; d != nil && d.Boot == o.BootID && !d.Since.After(o.Now) {
 		return d.Since, nil
 	}
-	m.Drain = &Begun{Since: o.Now, Boot: o.BootID}
+	m.Drain, m.Returning = &Begun{Since: o.Now, Boot: o.BootID}, false
 	return o.Now, u.remember(m)
 }
 
@@ -107,7 +129,8 @@ func (u *Updater) left(left []fleetlink.Workload) {
 	u.beat()
 	u.mu.Lock()
 	s := &u.status
-	s.Drain = u.memory.draining(left, s.Drain, u.policy.Drain)
+	before := s.Drain
+	s.Drain = u.memory.draining(left, before, u.policy.Drain)
 	reasons := slices.DeleteFunc(slices.Clone(s.Reasons), func(r Reason) bool { return r.Kind == "drain" })
 	if len(left) > 0 {
 		reasons = append(reasons, stillHere(left))
@@ -118,7 +141,9 @@ func (u *Updater) left(left []fleetlink.Workload) {
 		s.Progress = float64(total-len(left)) / float64(total)
 	}
 	u.mu.Unlock()
-	u.event(EventProgress, "", nil, "%d of %d workloads have left", total-len(left), total)
+	if before == nil || len(before.Left) != len(left) || before.Total != total {
+		u.event(EventProgress, "", nil, "%d of %d workloads have left", total-len(left), total)
+	}
 }
 
 // stillHere is the reason of a drain that goes on.
@@ -170,15 +195,24 @@ func (u *Updater) guard(ctx context.Context, stop context.CancelCauseFunc) {
 // back unused. Without a lock a permit lasts as long as the daemon does: one that
 // finds a drain which another run of it began has lost nothing.
 func (u *Updater) resume(ctx context.Context, o Observed) error {
-	u.run.forced = false
-	if err := u.Scheduler.Resume(ctx); err != nil {
+	u.run.late, u.run.forced = false, false
+	limit := u.Policy().Drain.Timeout
+	bounded, cancel := u.clock().Within(ctx, limit)
+	defer cancel()
+	if err := u.Scheduler.Resume(bounded); err != nil {
+		if ctx.Err() == nil && bounded.Err() != nil {
+			err = fmt.Errorf("not done within %s (drain.timeout): %w", limit, err)
+		}
 		return fmt.Errorf("take work back: %w", err)
 	}
-	lost := o.Permit == NoPermit && u.run.begun
-	u.run.begun, u.run.resumed = false, true
 	m := u.recall()
-	if m.Drain = nil; lost {
+	m.Drain, m.Returning = nil, o.Permit != NoPermit
+	if o.Permit == NoPermit && u.run.begun {
 		m = m.lost(o, u.Policy().Reboot.RetryPause)
 	}
-	return u.remember(m)
+	if err := u.remember(m); err != nil {
+		return err
+	}
+	u.run.begun = false
+	return nil
 }

@@ -26,7 +26,9 @@ type Observed struct {
 	Permit   Permit
 	Perhaps  bool // the permit is only feared to be held
 	Drained  bool
+	Forced   bool                 // Drained is the policy's word: work may still be here
 	Begun    bool                 // a drain was begun, and its work is not known to be back
+	Silent   bool                 // the scheduler did not answer, for the first time a moment ago
 	Left     []fleetlink.Workload // what still has to leave, of a drain that was begun
 	Returns  []Reason             // why a permit that was used is not given back yet: work is not back, a gate is shut
 	Offer    *omaha.Offer         // of the last check, nil if there is none
@@ -68,7 +70,7 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 	v := view{Facts: Facts{
 		Readable: o.Known, Booted: o.Booted, Flags: o.Flags, Health: o.Health,
 		External: p.Reboot.Strategy == policy.External, Permit: o.Permit, Drained: o.Drained,
-		Begun: o.Begun, Back: len(o.Returns) == 0, Stale: o.Stale,
+		Begun: o.Begun, Back: len(o.Returns) == 0, Silent: o.Silent, Stale: o.Stale,
 	}}
 	if !o.Known {
 		v.because("unknown", time.Time{}, "cannot tell which slot is booted or what the boot flags say, so nothing is done: %s", o.Unknown)
@@ -78,8 +80,10 @@ func derive(o Observed, m Memory, p policy.Policy) view {
 		v.Facts.Health, v.Facts.Rejected = Sick, true // judged before the last crash
 	}
 	v.Facts.MayStage = m.Paused == ""
+	v.Facts.Stayed = m.Drain != nil && m.Drain.Boot == o.BootID
 	v.Facts.Stuck = o.Perhaps && slices.ContainsFunc(o.Failed, func(f Failure) bool { return f.Step == Release })
 	v.situation(o, m)
+	v.overdue(o, m, p)
 	v.Facts.Goal = v.goal(o, m, p)
 	v.write(o, m, p)
 	v.reboot(o, m, p)
@@ -111,6 +115,14 @@ func (v *view) situation(o Observed, m Memory) {
 	v.Reasons = append(v.Reasons, o.Returns...)
 	if o.Begun && len(o.Left) > 0 {
 		v.Reasons = append(v.Reasons, stillHere(o.Left))
+	}
+}
+
+// overdue says that a drain lasts longer than it should, and that the policy waits.
+func (v *view) overdue(o Observed, m Memory, p policy.Policy) {
+	if d := m.Drain; d != nil && o.Begun && !o.Drained && v.Facts.Stayed && p.Drain.OnTimeout == policy.Wait && o.Now.Sub(d.Since) >= p.Drain.Timeout {
+		v.because("overdue", time.Time{}, "the drain has lasted %s, longer than drain.timeout (%s), and the policy says to wait: the permit is held meanwhile (`drydock pause` undoes the drain)",
+			o.Now.Sub(d.Since).Round(time.Second), p.Drain.Timeout)
 	}
 }
 
@@ -254,7 +266,7 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	if !o.Drained && !o.Begun && o.Permit == NoPermit { // else said already
 		v.Reasons = append(v.Reasons, o.Stopped...)
 	}
-	used := o.Permit == Held && m.Ending != "" && m.Ending != EndAborted // a permit is for one reboot: this one goes back first
+	used := o.Permit == Held && (m.Returning || m.Ending != "" && m.Ending != EndAborted) // a permit is for one reboot: this one goes back first
 	f.MayGo = f.MayWait && len(o.Stopped) == 0 && !used
 	if against := append(slices.Clone(v.Reasons[before:]), o.Stopped...); len(against) > 0 {
 		v.Halt = firstReason(against)
@@ -269,6 +281,14 @@ func (v *view) reboot(o Observed, m Memory, p policy.Policy) {
 	if f.Permit == Queued {
 		v.because("queued", time.Time{}, "waits in the queue for a permit to reboot")
 	}
+}
+
+// may reports whether a reboot is allowed by all that was asked so far.
+func (v view) may() bool {
+	if v.Facts.Permit == Held {
+		return v.Facts.MayGo
+	}
+	return v.Facts.MayAsk || v.Facts.Permit == Queued && v.Facts.MayWait
 }
 
 // early reports whether a permit was given back unused so lately that it is not

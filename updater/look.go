@@ -48,13 +48,26 @@ func (u *Updater) look(ctx context.Context) Observed {
 			u.learn(m, next)
 		}
 	}
-	u.lookOutside(ctx, &o, u.recall())
+	o.Begun = run.begun
+	err := u.lookOutside(ctx, &o, u.recall())
 	if o.Permit != Held {
-		run.forced = false
+		run.late, run.forced = false, false
 	}
+	o.Forced = run.forced && !o.Drained
 	o.Drained = o.Drained || run.forced
+	switch {
+	case err == nil:
+		run.mute = time.Time{}
+	case run.mute.IsZero():
+		run.mute = o.Now
+	}
+	o.Silent = err != nil && o.Now.Sub(run.mute) < hush
 	return o
 }
+
+// hush is how long a scheduler may be silent in the middle of a drain before what
+// was begun is undone: a restart of its API server.
+const hush = time.Minute
 
 // rejudge is when a boot that is not well, and cannot be left, is judged again.
 const rejudge = time.Minute
@@ -95,8 +108,8 @@ func (u *Updater) lookInside(o *Observed) {
 }
 
 // lookOutside asks lock, scheduler and host. An answer that does not come
-// allows nothing.
-func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
+// allows nothing. The error is the scheduler's.
+func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) error {
 	bounded, cancel := context.WithTimeout(ctx, lockTimeout)
 	standing, err := u.Lock.Standing(bounded)
 	cancel()
@@ -108,25 +121,26 @@ func (u *Updater) lookOutside(ctx context.Context, o *Observed, m Memory) {
 	}
 	o.Permit, o.Stopped, o.Waits = standing.Permit, standing.Stopped, standing.Waits
 	o.Perhaps = standing.Perhaps
-	o.Begun = u.run.begun || standing.Begun && !u.run.resumed
+	o.Begun = o.Begun || m.Drain != nil || standing.Begun && !m.Returning
 	service, err := u.Scheduler.Standing(ctx)
 	if err != nil { // what the lock knows of a drain brings its work back; nothing goes on blindly
 		o.Stopped = append(o.Stopped, mute(err))
 	}
 	o.Drained, o.Begun, o.Left = service.Drained(), o.Begun || service.Ours, service.Left
 	p := u.Policy()
-	if o.Permit == Held && !o.Begun && (standing.Begun || u.run.resumed) {
+	if o.Permit == Held && !o.Begun && (standing.Begun || m.Returning) {
 		o.Returns = u.returns(ctx)
 	}
 	if derive(*o, m, p).Facts.Goal == NoGoal {
-		return // no reboot is to come
+		return err // no reboot is to come
 	}
 	o.Blockers = u.Host.Blockers(ctx, p)
-	if o.Permit == Held {
-		return // the drain itself shows what stands in its way
+	if o.Begun || !derive(*o, m, p).may() {
+		return err // the drain itself shows what stands in its way; or something does that costs nobody anything to ask
 	}
 	o.Blockers = append(o.Blockers, preflight(ctx, u.Scheduler, p)...)
 	o.Blockers = append(o.Blockers, u.shut(ctx)...)
+	return err
 }
 
 // mute is the reason of a scheduler that does not answer.
@@ -135,13 +149,16 @@ func mute(err error) Reason {
 }
 
 // preflight says what would stand in the way of a drain now. Where the policy
-// forces a drain that does not end, nothing does.
+// forces a drain that does not end, only what an operator forbids does.
 func preflight(ctx context.Context, s Preflight, p policy.Policy) []Reason {
 	held, err := s.Preflight(ctx)
+	if p.Drain.OnTimeout == policy.Force {
+		held = fleetlink.Forbidding(held)
+	}
 	switch {
 	case err != nil:
 		return []Reason{mute(err)}
-	case len(held) == 0 || p.Drain.OnTimeout == policy.Force:
+	case len(held) == 0:
 		return nil
 	}
 	return []Reason{{Kind: "drain", Text: "this machine could not be drained now: " + fleetlink.Names(held)}}
@@ -167,6 +184,13 @@ func (u *Updater) returns(ctx context.Context) []Reason {
 	}
 	if len(ails) > 0 {
 		return []Reason{{Kind: "return", Text: "the permit is kept until the work is back: " + fleetlink.Names(ails)}}
+	}
+	held, err := u.Scheduler.Preflight(ctx)
+	if err != nil {
+		return []Reason{mute(err)}
+	}
+	if barred := fleetlink.Forbidding(held); len(barred) > 0 {
+		return []Reason{{Kind: "return", Text: "the permit is kept for as long as an operator forbids reboots: " + fleetlink.Names(barred)}}
 	}
 	return u.shut(ctx)
 }
@@ -237,9 +261,13 @@ func (u *Updater) survey(o Observed, v view, step Step) {
 	s.Step, s.StepName = step, step.String()
 	s.Booted, s.Release = slotName(o.Booted, o.Known), o.Release
 	s.Strategy, s.Paused = string(p.Reboot.Strategy), m.Paused
-	s.Permit, s.Drained = permitNames[o.Permit], o.Drained
+	s.Permit, s.Drained = permitNames[o.Permit], o.Drained && !o.Forced
 	if o.Begun || o.Drained {
-		s.Drain = m.draining(o.Left, s.Drain, p.Drain)
+		left := o.Left
+		if len(left) == 0 && !s.Drained && s.Drain != nil { // not known now
+			left = s.Drain.Left
+		}
+		s.Drain = m.draining(left, s.Drain, p.Drain)
 	} else {
 		s.Drain = nil
 	}

@@ -26,6 +26,7 @@ type Memory struct {
 	Ending     Ending         `json:"ending,omitempty"`     // how the permit that is held will end
 	Detail     string         `json:"detail,omitempty"`     // why, for people
 	Drain      *Begun         `json:"drain,omitempty"`      // the drain that was begun, until work is taken back
+	Returning  bool           `json:"returning,omitempty"`  // work was taken back, and the permit was not yet given back
 	Unfinished int            `json:"unfinished,omitempty"` // drains in a row that did not finish
 	AskAgain   time.Time      `json:"ask_again,omitzero"`   // before then no permit is asked for: the last one was not used
 	Unused     string         `json:"unused,omitempty"`     // why it was not
@@ -396,7 +397,7 @@ func (m Memory) released(o Observed, pause time.Duration, why string) Memory {
 	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused && !o.Perhaps {
 		m.AskAgain, m.Unused = o.Now.Add(m.unused(pause)), why
 	}
-	m.Ending, m.Detail = "", ""
+	m.Ending, m.Detail, m.Returning = "", "", false
 	return m
 }
 

@@ -79,6 +79,8 @@ type Facts struct {
 	Stuck    bool // the permit is only feared to be held, and cannot be given back: whom it belongs to does not answer
 	Drained  bool // this machine is out of service on our word, and none of its workloads is left
 	Begun    bool // a drain was begun, and its work is not known to be back
+	Stayed   bool // it was begun in this boot: no reboot came of it
+	Silent   bool // the scheduler fell silent a moment ago: what was begun is neither gone on with nor undone
 	Back     bool // after that all is as it was before: work, and what else the policy asks for
 	Offered  bool // a release is offered that is wanted and not written yet
 	Stale    bool // the last check is too long ago, or somebody asked for one
@@ -121,6 +123,8 @@ func Decide(f Facts) Step {
 		return Write
 	case f.External:
 		return external(f, staged)
+	case f.Silent && f.Goal != NoGoal && f.Permit == Held && (f.Drained || f.Begun):
+		return Wait
 	case going && free:
 		return Lock
 	case going && f.Permit == Held && !f.Drained:
@@ -155,6 +159,8 @@ func settle(f Facts) Step {
 	switch {
 	case f.Permit == Held && f.Hold:
 		return Wait
+	case (f.Drained || f.Begun) && f.Stayed: // this boot was not what was in question, and work that it waits for may be part of its health
+		return Resume
 	case back && f.Health == HealthUnknown:
 		return Validate
 	case back && f.Health == Sick: // an old release that is not well keeps its permit: the group must not go on

@@ -2,9 +2,11 @@ package updater
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/updater/policy"
 )
 
@@ -60,6 +62,9 @@ func (u *Updater) misses(ctx context.Context, p policy.Policy) (reasons []Reason
 	bounded, cancel := u.clock().Within(ctx, p.Health.CheckTimeout)
 	defer cancel()
 	ails, err := u.Scheduler.Ailments(bounded)
+	if errors.Is(err, fleetlink.ErrNotAsked) {
+		return nil // says nothing of this boot; the permit waits for it all the same
+	}
 	if err != nil {
 		return []Reason{mute(err)}
 	}

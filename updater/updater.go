@@ -77,12 +77,13 @@ type running struct {
 	last        Step      // the step that was done last and went well; Wait for none
 	began       time.Time // when it began
 	replies     []func()  // answers that wait for the next look
-	forced      bool      // the policy gave a drain up and goes on without
-	begun       bool      // a drain was begun, and nothing resumed since
+	late        bool      // a drain was not done in time, and the policy says force
+	forced      bool      // that was done, and the machine reboots whatever is left
+	begun       bool      // this run began a drain, and nothing resumed since
+	mute        time.Time // since when the scheduler does not answer; zero: it does
 	asked       time.Time // when the lock was last asked and granted nothing
 	answer      Permit    // what it said then
 	halt        string    // why a permit would be given back unused
-	resumed     bool      // work was taken back since this run began, and not drained again
 	nextCheck   time.Time
 }
 

@@ -70,6 +70,8 @@ type worldKey struct {
 	good     bool
 	ending   Ending
 	early    bool // the last permit was given back unused
+	drain    string
+	back     bool // work was taken back, and the permit was not yet
 }
 
 func (w world) key() (k worldKey) {
@@ -88,6 +90,10 @@ func (w world) key() (k worldKey) {
 		k.rejected += r.Version + " "
 	}
 	k.good, k.ending, k.early = !m.GoodAt.IsZero(), m.Ending, !m.AskAgain.IsZero()
+	if m.Drain != nil {
+		k.drain = m.Drain.Boot
+	}
+	k.back = m.Returning
 	k.outside = w.outside
 	return k
 }
@@ -115,7 +121,7 @@ func (w world) policy() policy.Policy {
 
 func (w world) observed() Observed {
 	o := Observed{Now: worldNow, BootID: "this", Known: true, Booted: w.booted, Flags: w.flags, Release: versions[w.image[w.booted]],
-		Health: w.health, Permit: w.permit, Drained: w.drained, Begun: w.half, Stale: !w.checked}
+		Health: w.health, Permit: w.permit, Drained: w.drained, Begun: w.half || w.memory.Drain != nil, Stale: !w.checked}
 	if w.unseen {
 		o.Permit = Held
 	}
@@ -189,8 +195,13 @@ func (w world) step(s Step) (done, torn []world) {
 			done = append(done, n)
 		}
 		fail()
-		n.permit, n.memory.Ending = Held, ""
+		n.permit, n.memory.Ending, n.memory.Returning = Held, "", false
 	case Drain:
+		if n.memory.Drain == nil || n.memory.Drain.Boot != "this" {
+			n.memory.Drain = &Begun{Since: worldNow, Boot: "this"}
+		}
+		n.memory.Returning = false
+		crash()
 		n.half = true
 		crash()
 		fail()
@@ -234,10 +245,12 @@ func (w world) step(s Step) (done, torn []world) {
 		n.drained, n.half = false, false
 		if o.Permit == Held && w.rare() {
 			m := n
-			m.missing = true
+			m.missing, m.memory.Drain, m.memory.Returning = true, nil, true
 			done = append(done, m)
 		}
-		if crash(); o.Permit == NoPermit {
+		crash()
+		n.memory.Drain, n.memory.Returning = nil, o.Permit != NoPermit
+		if o.Permit == NoPermit {
 			n.memory = n.memory.lost(o, time.Minute)
 		}
 	case Release:
@@ -281,6 +294,9 @@ func (w world) boot() world {
 			c.Boot = "other"
 		}
 		w.memory.Trial = &c
+	}
+	if d := w.memory.Drain; d != nil {
+		w.memory.Drain = &Begun{Since: d.Since, Boot: "other"}
 	}
 	if wish := w.memory.Wish; wish != nil {
 		c := *wish

@@ -54,6 +54,10 @@ func (w world) forbidden(s Step) string {
 		return "asks for a permit drained or staged: it may wait for hours"
 	case s == Wait && w.permit != Held && !w.unseen && !w.external && w.lockUp && w.failed == Wait && w.health == Healthy && (w.drained || w.half || staged):
 		return "stays drained or staged without a permit"
+	case s == Validate && w.memory.Drain != nil && w.memory.Drain.Boot == "this":
+		return "work waits for a verdict on a boot that it was not taken away for"
+	case s == Drain && w.memory.Returning:
+		return "drains again on a permit whose work was taken back"
 	case s == Write && w.image[w.booted] == w.offered():
 		return "writes what runs"
 	case s == Write && w.memory.Wish != nil && w.memory.Wish.Goal == OldRelease:
@@ -166,7 +170,7 @@ func (w world) settle() (world, bool) {
 			continue
 		}
 		_, rejected := n.memory.rejection(versions[n.offered()], []byte{byte(n.offered())})
-		rest := n.permit == NoPermit && !n.drained && !n.half
+		rest := n.permit == NoPermit && !n.drained && !n.half && n.memory.Drain == nil
 		return n, rest && (n.image[n.booted] == n.offered()) != rejected && (rejected || !n.badNew)
 	}
 	return w, false

@@ -86,15 +86,21 @@ func (p page) shadow(s updater.Status) {
 	}
 }
 
+// maxLeft is how many workloads the status names; --json has them all.
+const maxLeft = 20
+
 // drain is how far a drain is that was begun.
 func (p page) drain(d *updater.Draining) {
 	switch {
 	case d == nil:
 	case len(d.Left) == 0:
-		p.line("Drain", "all work has left%s", p.ago(d.Since))
+		p.line("Drain", "begun %s%s; nothing that has to leave is known to be here", stamp(d.Since), p.ago(d.Since))
 	default:
 		p.line("Drain", "%d of %d workloads have left; begun %s%s, may last until %s%s", d.Total-len(d.Left), d.Total,
 			stamp(d.Since), p.ago(d.Since), stamp(d.Deadline), p.in(d.Deadline))
+		for _, w := range d.Left[:min(len(d.Left), maxLeft)] {
+			p.line("", "%s", w)
+		}
 	}
 }
 

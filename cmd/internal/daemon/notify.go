@@ -27,7 +27,7 @@ const hashTime = 10 * time.Minute
 // policy: while it waits for workloads to leave, for the release's hook or for
 // the health checks. Longer than that it hangs.
 func silence(p policy.Policy) time.Duration {
-	return max(p.Drain.Timeout, p.Hook.Timeout, p.Health.Timeout) + hashTime
+	return max(p.Drain.Timeout, p.Drain.ForceGrace, p.Hook.Timeout, p.Health.Timeout) + hashTime
 }
 
 // notify tells systemd that the daemon is up, and feeds its watchdog for as
