@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,6 +27,23 @@ type Scheduler struct {
 	Fleet      FleetLink      `mapstructure:"fleet"`
 	Hook       HookLink       `mapstructure:"hook"`
 	None       HostLink       `mapstructure:"none"`
+}
+
+// Place says which scheduler of its kind it is, and as what it knows this machine,
+// as the policy names them. While a machine is out of service it must not change.
+func (s Scheduler) Place() string {
+	var parts []string
+	switch s.Kind {
+	case Kubernetes:
+		parts = []string{s.Kubernetes.Kubeconfig, s.Kubernetes.Node}
+	case Nomad:
+		parts = []string{s.Nomad.Address, s.Nomad.Region, s.Nomad.Node}
+	case Fleet:
+		parts = append(slices.Clone(s.Fleet.Etcd), s.Fleet.Prefix)
+	case Hooks:
+		parts = []string{s.Hook.Directory}
+	}
+	return strings.Join(slices.DeleteFunc(parts, func(p string) bool { return p == "" }), " ")
 }
 
 // HookLink is a directory of executables.

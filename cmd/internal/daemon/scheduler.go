@@ -30,7 +30,7 @@ import (
 // before it is told: a policy that names another one by then would leave the first
 // with a machine that nobody gives back.
 type scheduler struct {
-	kind policy.SchedulerKind
+	at   outOfService
 	open func() (fleetlink.Link, error)
 	file state.File[outOfService]
 
@@ -40,11 +40,22 @@ type scheduler struct {
 
 // outOfService is what is written down.
 type outOfService struct {
-	Kind policy.SchedulerKind `json:"kind,omitempty"`
+	Kind  policy.SchedulerKind `json:"kind,omitempty"`
+	Place string               `json:"place,omitempty"` // which one of that kind, and as what: policy.Scheduler.Place
 }
 
+func (o outOfService) String() string {
+	if o.Place == "" {
+		return string(o.Kind)
+	}
+	return fmt.Sprintf("%s (%s)", o.Kind, o.Place)
+}
+
+// somewhere stands for what was written down and cannot be read any more.
+const somewhere = policy.SchedulerKind("a scheduler that is not known any more")
+
 func (d *Daemon) newScheduler(p policy.Policy) *scheduler {
-	s := &scheduler{kind: p.Scheduler.Kind, file: state.File[outOfService]{Path: filepath.Join(p.State, "scheduler.json"), Version: 1}}
+	s := &scheduler{at: outOfService{Kind: p.Scheduler.Kind, Place: p.Scheduler.Place()}, file: state.File[outOfService]{Path: filepath.Join(p.State, "scheduler.json"), Version: 1}}
 	s.open = func() (fleetlink.Link, error) {
 		m, err := d.identity()
 		if err != nil {
@@ -124,16 +135,19 @@ func (s *scheduler) opened() (fleetlink.Link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was, err := s.file.Load()
+	if errors.Is(err, state.ErrCorrupt) { // it was put aside, and would be forgotten by the next call
+		err = errors.Join(err, s.file.Save(outOfService{Kind: somewhere}))
+	}
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read which scheduler has this machine out of service: %w", err)
-	case was.Kind != "" && was.Kind != s.kind:
-		return nil, fmt.Errorf("this machine was taken out of service at %s, and scheduler.kind is now %s: name %s again until it is back, or give it back there by hand and remove %s",
-			was.Kind, s.kind, was.Kind, s.file.Path)
+		return nil, fmt.Errorf("%w: read which one has this machine out of service: %w", fleetlink.ErrNotAsked, err)
+	case was != outOfService{} && was != s.at:
+		return nil, fmt.Errorf("%w: this machine was taken out of service at %s, and the policy now names %s: name the former again until it is back, or give it back there by hand and remove %s",
+			fleetlink.ErrNotAsked, was, s.at, s.file.Path)
 	}
 	if s.link == nil {
 		if s.link, err = s.open(); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", fleetlink.ErrNotAsked, err)
 		}
 	}
 	return s.link, nil
@@ -163,7 +177,7 @@ func (s *scheduler) Cordon(ctx context.Context, why string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.note(s.kind); err != nil {
+	if err := s.note(s.at); err != nil {
 		return err
 	}
 	return l.Cordon(ctx, why)
@@ -187,7 +201,7 @@ func (s *scheduler) Resume(ctx context.Context) error {
 	if err := l.Resume(ctx); err != nil {
 		return err
 	}
-	return s.note("")
+	return s.note(outOfService{})
 }
 
 // Ailments implements fleetlink.Link.
@@ -200,13 +214,13 @@ func (s *scheduler) Ailments(ctx context.Context) ([]fleetlink.Workload, error) 
 }
 
 // note writes down at which scheduler this machine is out of service.
-func (s *scheduler) note(kind policy.SchedulerKind) error {
+func (s *scheduler) note(at outOfService) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if was, err := s.file.Load(); err == nil && was.Kind == kind {
+	if was, err := s.file.Load(); err == nil && was == at {
 		return nil
 	}
-	if err := s.file.Save(outOfService{Kind: kind}); err != nil {
+	if err := s.file.Save(at); err != nil {
 		return fmt.Errorf("write down at which scheduler this machine is out of service: %w", err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +15,7 @@ import (
 )
 
 func schedulerIn(dir string, kind policy.SchedulerKind, open func() (fleetlink.Link, error)) *scheduler {
-	return &scheduler{kind: kind, open: open, file: state.File[outOfService]{Path: filepath.Join(dir, "scheduler.json"), Version: 1}}
+	return &scheduler{at: outOfService{Kind: kind}, open: open, file: state.File[outOfService]{Path: filepath.Join(dir, "scheduler.json"), Version: 1}}
 }
 
 // TestSchedulerKeepsTheContract: what is written down about the link breaks
@@ -48,10 +49,14 @@ func TestSchedulerThatIsAnotherNow(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := schedulerIn(dir, policy.Kubernetes, open)
-	if _, err := other.Standing(ctx); err == nil || !strings.Contains(err.Error(), "out of service at nomad, and scheduler.kind is now kubernetes") {
+	if _, err := other.Standing(ctx); err == nil || !strings.Contains(err.Error(), "out of service at nomad, and the policy now names kubernetes") || !errors.Is(err, fleetlink.ErrNotAsked) {
 		t.Errorf("standing at another scheduler: %v", err)
 	}
-	for name, err := range map[string]error{"cordon": other.Cordon(ctx, ""), "drain": other.Drain(ctx, fleetlink.Order{}), "resume": other.Resume(ctx)} {
+	elsewhere := schedulerIn(dir, policy.Nomad, open)
+	elsewhere.at.Place = "http://127.0.0.1:4646 west"
+	_, ailments := elsewhere.Ailments(ctx)
+	for name, err := range map[string]error{"cordon": other.Cordon(ctx, ""), "drain": other.Drain(ctx, fleetlink.Order{}), "resume": other.Resume(ctx),
+		"another of its kind": elsewhere.Resume(ctx), "its ailments": ailments} {
 		if err == nil {
 			t.Errorf("%s at another scheduler: no error", name)
 		}
@@ -61,6 +66,25 @@ func TestSchedulerThatIsAnotherNow(t *testing.T) {
 	}
 	if _, err := schedulerIn(dir, policy.Kubernetes, open).Standing(ctx); err != nil {
 		t.Errorf("after the resume at the first: %v", err)
+	}
+}
+
+// TestSchedulerThatWasForgotten: what was written down cannot be read. Nobody
+// knows where this machine is out of service, at the next call no more than at
+// the first, nor after a restart.
+func TestSchedulerThatWasForgotten(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "scheduler.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func() (fleetlink.Link, error) { return (&fleetlink.Memory{}).On("a"), nil }
+	for i := range 2 {
+		s := schedulerIn(dir, policy.Nomad, open)
+		for range 2 {
+			if _, err := s.Standing(t.Context()); !errors.Is(err, fleetlink.ErrNotAsked) {
+				t.Errorf("run %d: %v", i, err)
+			}
+		}
 	}
 }
 
