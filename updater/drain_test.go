@@ -137,7 +137,7 @@ func TestDrainIsTold(t *testing.T) {
 // does not drain for ever.
 func TestDrainDeadlineOutlivesTheDaemon(t *testing.T) {
 	b := ready(t)
-	b.policy.Drain.Timeout, b.policy.Drain.OnTimeout = time.Hour, policy.Force
+	b.policy.Drain.Timeout, b.policy.Drain.OnTimeout = 20*time.Second, policy.Force
 	b.cluster.Hold("db", "its budget allows none")
 	u, stop := b.up()
 	b.until(u, func(s updater.Status) bool { return s.Drain != nil && len(s.Drain.Left) == 1 })

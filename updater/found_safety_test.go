@@ -180,6 +180,7 @@ func (m mute) Resume(ctx context.Context) error {
 
 func TestMuteSchedulerDoesNotSpin(t *testing.T) {
 	b := ready(t)
+	b.policy.Drain.Timeout = 5 * time.Second
 	var drained, resumed atomic.Int64
 	u, _ := b.up(func(u *updater.Updater) { u.Scheduler = mute{u.Scheduler, &drained, &resumed} })
 	b.until(u, func(s updater.Status) bool {

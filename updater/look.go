@@ -61,12 +61,12 @@ func (u *Updater) look(ctx context.Context) Observed {
 	case run.mute.IsZero():
 		run.mute = o.Now
 	}
-	o.Silent = err != nil && o.Now.Sub(run.mute) < hush
+	o.Silent = err != nil && o.Now.Sub(run.mute) < min(hush, p.Drain.Timeout/10)
 	return o
 }
 
-// hush is how long a scheduler may be silent in the middle of a drain before what
-// was begun is undone: a restart of its API server.
+// hush bounds how long a scheduler may be silent in the middle of a drain before
+// what was begun is undone: a restart of its API server.
 const hush = time.Minute
 
 // rejudge is when a boot that is not well, and cannot be left, is judged again.

@@ -274,6 +274,8 @@ func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 	switch {
 	case o.Permit == Queued, u.inLine(o):
 		wait = u.queuePoll()
+	case o.Silent && v.Facts.Permit == Held:
+		wait = again
 	case v.Facts.Goal != NoGoal && v.Facts.Permit == Held:
 		wait = pollQueue
 	}
