@@ -101,8 +101,9 @@ func (d *draining) stop(ctx context.Context, k kept) error {
 	return nil
 }
 
-// end has one workload end. By force it has its grace, and is killed after; one
-// that nobody may stop, at once.
+// end has one workload end. By force it has its grace, and is killed after: one
+// that nobody may stop says so at once, and one that only could not be started
+// again ends as well as any.
 func (d *draining) end(ctx context.Context, k kept) error {
 	keeper, err := d.keeper(stopped{k.of, k.Name})
 	if err != nil {
@@ -111,13 +112,11 @@ func (d *draining) end(ctx context.Context, k kept) error {
 	if !d.order.Force {
 		return keeper.Stop(ctx, k.Name, false)
 	}
-	if k.Kept == "" {
-		gentle, cancel := context.WithTimeout(ctx, d.grace())
-		err = keeper.Stop(gentle, k.Name, false)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
+	gentle, cancel := context.WithTimeout(ctx, d.grace())
+	err = keeper.Stop(gentle, k.Name, false)
+	cancel()
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
 	return keeper.Stop(ctx, k.Name, true)
 }

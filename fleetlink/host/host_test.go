@@ -133,7 +133,7 @@ func (q *quay) Stop(ctx context.Context, name string, force bool) error {
 	}
 	q.mu.Lock()
 	u := q.unit(name)
-	refused, deaf := u.Kept != "" && !force, q.stubborn[name] && !force
+	refused, deaf := u.Kept != "" && !u.Once && !force, q.stubborn[name] && !force
 	q.log = append(q.log, map[bool]string{false: "stop ", true: "kill "}[force]+name)
 	q.mu.Unlock()
 	switch {
@@ -311,13 +311,15 @@ func TestForceGivesTime(t *testing.T) {
 		q.place("job").Once = true
 		q.place("deaf")
 		q.place("kept").Kept = "RefuseManualStop=yes"
-		if held, err := l.Preflight(t.Context()); err != nil || fmt.Sprint(held) != "[kept: RefuseManualStop=yes]" {
+		passing := q.place("passing")
+		passing.Once, passing.Kept = true, "it is run with --rm"
+		if held, err := l.Preflight(t.Context()); err != nil || fmt.Sprint(held) != "[kept: RefuseManualStop=yes passing: it is run with --rm]" {
 			t.Errorf("preflight: %v, %v", held, err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		err := errors.Join(l.Cordon(ctx, ""), l.Drain(ctx, fleetlink.Order{}))
-		if want := "3 workloads are still here: job (it ends by itself), deaf (it is being stopped), kept (RefuseManualStop=yes)"; err == nil || !strings.Contains(err.Error(), want) {
+		if want := "4 workloads are still here: job (it ends by itself), deaf (it is being stopped), kept (RefuseManualStop=yes), passing (it is run with --rm)"; err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
 		q.log = nil
@@ -327,7 +329,7 @@ func TestForceGivesTime(t *testing.T) {
 		if err := l.Drain(ctx, fleetlink.Order{Force: true, Deadline: began.Add(time.Minute)}); err != nil {
 			t.Error(err)
 		}
-		if want := []string{"stop job", "stop deaf", "kill deaf", "kill kept"}; !slices.Equal(q.log, want) {
+		if want := []string{"stop job", "stop deaf", "kill deaf", "stop kept", "kill kept", "stop passing"}; !slices.Equal(q.log, want) {
 			t.Errorf("%v, want %v", q.log, want)
 		}
 		if took := time.Since(began); took != 30*time.Second {
