@@ -178,14 +178,14 @@ func (k KubernetesLink) validate(c *checks) {
 }
 
 func (n NomadLink) validate(c *checks) {
-	c.url("scheduler.nomad.address", n.Address, "http", "https", "unix")
+	c.endpoint("scheduler.nomad.address", n.Address)
 	c.optional("scheduler.nomad.token_file", n.TokenFile)
 	c.optional("scheduler.nomad.ca_file", n.CAFile)
 	c.pair("scheduler.nomad.cert_file", n.CertFile, "scheduler.nomad.key_file", n.KeyFile)
 }
 
 func (f FleetLink) validate(c *checks) {
-	c.url("scheduler.fleet.endpoint", f.Endpoint, "http", "https", "unix")
+	c.endpoint("scheduler.fleet.endpoint", f.Endpoint)
 	if len(f.Etcd) == 0 {
 		c.add("scheduler.fleet.etcd", "is empty: name the etcd that fleet keeps its schedule in (etcd_servers of fleet.conf), like \"http://127.0.0.1:2379\"")
 	}

@@ -249,6 +249,17 @@ func (c *checks) url(key, text string, schemes ...string) {
 	}
 }
 
+// endpoint is a URL, or a socket of this machine: unix:///path.
+func (c *checks) endpoint(key, text string) {
+	socket, isSocket := strings.CutPrefix(text, "unix://")
+	switch {
+	case !isSocket:
+		c.url(key, text, "http", "https")
+	case !path.IsAbs(socket) || strings.ContainsAny(socket, "?#%"):
+		c.add(key, "%q names no socket: write unix:///run/NAME.sock", text)
+	}
+}
+
 func oneOf[T ~string](c *checks, key string, value T, known ...T) {
 	if slices.Contains(known, value) {
 		return
