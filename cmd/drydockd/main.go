@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/drydock-os/drydock/cmd/internal/config"
 	"github.com/drydock-os/drydock/cmd/internal/daemon"
+	"github.com/drydock-os/drydock/cmd/internal/survey"
 )
 
 // version is set by the linker in packages.
@@ -35,6 +37,9 @@ func run() int {
 	}
 	if flag.NArg() == 1 && flag.Arg(0) == "discard-damaged" {
 		return discardDamaged(o)
+	}
+	if flag.NArg() == 1 && flag.Arg(0) == survey.Command {
+		return makeSurvey(o)
 	}
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "drydockd: unexpected argument %q; see drydockd -help\n", flag.Arg(0))
@@ -73,7 +78,9 @@ func usage() {
 		"                                told; no daemon is needed (the trial guard asks)\n"+
 		"  drydockd [FLAGS] discard-damaged\n"+
 		"                                make the booted slot unbootable, which cannot be read in full, where the other one was good:\n"+
-		"                                exit 0; 3 where it was not, 1 on failure (the initrd runs this: see verity-guard)\n\nFlags:\n")
+		"                                exit 0; 3 where it was not, 1 on failure (the initrd runs this: see verity-guard)\n"+
+		"  drydockd [FLAGS] survey       ask the scheduler and the gates of the policy all that changes nothing, and print what they\n"+
+		"                                say as JSON; no daemon is needed (drydock doctor asks, and judges it)\n\nFlags:\n")
 	flag.PrintDefaults()
 }
 
@@ -95,6 +102,18 @@ func discardDamaged(o daemon.Options) int {
 	if errors.Is(err, daemon.ErrNoOther) {
 		fmt.Println(err)
 		return 3
+	}
+	return say(err)
+}
+
+// makeSurvey prints what scheduler and gates say, and exits 1 where they cannot be
+// asked at all.
+func makeSurvey(o daemon.Options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	s, err := daemon.Survey(ctx, o)
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(s)
 	}
 	return say(err)
 }

@@ -61,9 +61,21 @@ func (d *Daemon) newScheduler(p policy.Policy) *scheduler {
 		if err != nil {
 			return nil, err
 		}
-		return d.openLink(p, m)
+		return d.openLink(p, m, shelf{recordPath(p), func() (string, error) { return state.InstanceID(p.State) }})
 	}
 	return s
+}
+
+// A shelf is what a link finds of the time before, and where it puts what is to
+// outlive a reboot.
+type shelf struct {
+	record   fleetlink.Record
+	instance func() (string, error) // instance-id
+}
+
+// recordPath is the record of the link to the scheduler that a policy names.
+func recordPath(p policy.Policy) recordFile {
+	return recordFile(filepath.Join(p.State, string(p.Scheduler.Kind)+".record"))
 }
 
 // identity is this machine as schedulers know it.
@@ -83,8 +95,7 @@ func (d *Daemon) identity() (fleetlink.Machine, error) {
 }
 
 // openLink opens the link to the scheduler that a policy names.
-func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link, error) {
-	record := recordFile(filepath.Join(p.State, string(p.Scheduler.Kind)+".record"))
+func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine, s shelf) (fleetlink.Link, error) {
 	switch p.Scheduler.Kind {
 	case policy.Kubernetes:
 		k := p.Scheduler.Kubernetes
@@ -103,24 +114,24 @@ func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine) (fleetlink.Link,
 		return nomad.New(nomad.Options{
 			Address: n.Address, Region: n.Region, Node: n.Node, TokenFile: n.TokenFile, CAFile: n.CAFile, CertFile: n.CertFile, KeyFile: n.KeyFile,
 			ServerName: n.ServerName, IgnoreSystemJobs: !n.SystemJobs, EndAtDeadline: n.EndAtDeadline, Now: time.Now,
-		}, m, record)
+		}, m, s.record)
 	case policy.Fleet:
 		f := p.Scheduler.Fleet
-		instance, err := state.InstanceID(p.State)
+		instance, err := s.instance()
 		if err != nil {
 			return nil, err
 		}
 		return fleet.Open(fleet.Options{
 			Endpoint: f.Endpoint, Prefix: f.Prefix, CordonKey: f.CordonKey, CordonValue: f.CordonValue, Heartbeat: f.Heartbeat, Linger: f.Linger, Stop: f.Stop,
 			Etcd:    etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
-			Machine: m, Instance: instance, Record: record, Now: time.Now,
+			Machine: m, Instance: instance, Record: s.record, Now: time.Now,
 		})
 	case policy.Hooks:
 		h := p.Scheduler.Hook
-		return &hook.Link{Dir: h.Directory, Record: record, Machine: m, Ask: h.AskTimeout, Act: h.ActTimeout, Pause: h.Pause, Log: d.hookSaid}, nil
+		return &hook.Link{Dir: h.Directory, Record: s.record, Machine: m, Ask: h.AskTimeout, Act: h.ActTimeout, Pause: h.Pause, Log: d.hookSaid}, nil
 	}
 	n := p.Scheduler.None
-	l := &host.Link{Record: record, Machine: m, Grace: n.Grace, Each: n.StartTimeout, Now: time.Now}
+	l := &host.Link{Record: s.record, Machine: m, Grace: n.Grace, Each: n.StartTimeout, Now: time.Now}
 	if len(n.Units) > 0 {
 		l.Units = bus.Units{Address: d.Bus, Patterns: n.Units}
 	}
