@@ -83,6 +83,8 @@ type KubernetesLink struct {
 	Surge         bool          `mapstructure:"surge"`          // one pod of a workload at a time, the next when all are ready elsewhere
 	Budgets       bool          `mapstructure:"budgets"`        // read budgets in advance
 	InFlight      int           `mapstructure:"in_flight"`      // evictions at a time
+	Retry         time.Duration `mapstructure:"retry"`          // after an eviction that a budget refused, about
+	Timeout       time.Duration `mapstructure:"timeout"`        // of one request to the API server
 }
 
 // NomadLink is this machine as a node of Nomad.
@@ -120,7 +122,7 @@ type FleetLink struct {
 func defaultScheduler() Scheduler {
 	return Scheduler{
 		Kind:       NoScheduler,
-		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16},
+		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16, Retry: 5 * time.Second, Timeout: 30 * time.Second},
 		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
 		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute, Pause: 5 * time.Second},
 		None:       HostLink{Socket: "/run/docker.sock", Grace: 90 * time.Second, StartTimeout: 90 * time.Second},
@@ -132,6 +134,8 @@ const (
 	maxInFlight = 100              // evictions: an API server has other clients, too
 	maxPatterns = 32               // of units, or labels of containers
 	maxAsk      = 15 * time.Second // the updater's whole look may take 20
+	maxRetry    = 5 * time.Minute  // a budget that is looked at more seldom is a drain that nobody understands
+	maxRequest  = 10 * time.Minute // as fleetlink/kubernetes has it: a request that hangs must not hang the daemon
 )
 
 func (s Scheduler) validate(c *checks) {
@@ -175,6 +179,8 @@ func (k KubernetesLink) validate(c *checks) {
 		c.add("scheduler.kubernetes.balancer_wait", "waits for nothing: set scheduler.kubernetes.load_balancers = true")
 	}
 	c.count("scheduler.kubernetes.in_flight", k.InFlight, 1, maxInFlight)
+	c.between("scheduler.kubernetes.retry", k.Retry, time.Second, maxRetry)
+	c.between("scheduler.kubernetes.timeout", k.Timeout, time.Second, maxRequest)
 }
 
 func (n NomadLink) validate(c *checks) {

@@ -3,6 +3,7 @@ package policy
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // Each scheduler can be named with no more than it must be told: fleet's own
@@ -10,7 +11,7 @@ import (
 func TestEachSchedulerByItsDefaults(t *testing.T) {
 	for kind, change := range map[SchedulerKind]func(*Scheduler){
 		NoScheduler: func(*Scheduler) {},
-		Kubernetes:  func(*Scheduler) {},
+		Kubernetes:  func(s *Scheduler) { s.Kubernetes.Retry, s.Kubernetes.Timeout = time.Second, 10*time.Minute },
 		Nomad:       func(s *Scheduler) { s.Nomad.Address = "unix:///run/nomad.sock" },
 		Fleet:       func(s *Scheduler) { s.Fleet.Etcd = []string{"http://127.0.0.1:2379"} },
 		Hooks:       func(*Scheduler) {},
@@ -40,6 +41,10 @@ func TestValidateNamesTheSchedulersKey(t *testing.T) {
 		{"scheduler.fleet.endpoint: \"unix://\" names no socket", in(Fleet, func(s *Scheduler) { s.Fleet.Endpoint = "unix://" })},
 		{"scheduler.nomad.address: \"nomad:4646\" is no URL", in(Nomad, func(s *Scheduler) { s.Nomad.Address = "nomad:4646" })},
 		{"scheduler.nomad.address: \"unix:/run/nomad.sock\" is no URL", in(Nomad, func(s *Scheduler) { s.Nomad.Address = "unix:/run/nomad.sock" })},
+		{"scheduler.kubernetes.retry: ", in(Kubernetes, func(s *Scheduler) { s.Kubernetes.Retry = 0 })},
+		{"scheduler.kubernetes.retry: ", in(Kubernetes, func(s *Scheduler) { s.Kubernetes.Retry = 5*time.Minute + 1 })},
+		{"scheduler.kubernetes.timeout: ", in(Kubernetes, func(s *Scheduler) { s.Kubernetes.Timeout = time.Second - 1 })},
+		{"scheduler.kubernetes.timeout: ", in(Kubernetes, func(s *Scheduler) { s.Kubernetes.Timeout = 11 * time.Minute })},
 		{"scheduler.fleet.etcd: is empty", in(Fleet, func(s *Scheduler) { s.Fleet.Etcd = nil })},
 	} {
 		p := useful()

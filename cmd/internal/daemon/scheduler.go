@@ -103,7 +103,7 @@ func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine, s shelf) (fleetl
 			Kubeconfig: k.Kubeconfig, Node: k.Node, Unmanaged: k.Unmanaged, EmptyDir: k.EmptyDir, RefuseDaemonSets: !k.DaemonSets,
 			KeepFinished: !k.Finished, GracePeriod: k.Grace, SkipOverdue: k.SkipStuck, BlockingPods: k.BlockingPods, BlockingNode: k.BlockingNode,
 			LeaveLoadBalancers: k.LoadBalancers, LoadBalancerWait: k.BalancerWait, IgnoreVolumes: !k.Volumes, Surge: k.Surge, Budgets: k.Budgets,
-			InFlight: k.InFlight, Now: time.Now,
+			InFlight: k.InFlight, Retry: k.Retry, Timeout: k.Timeout, Now: time.Now,
 		}
 		if err := o.Validate(); err != nil {
 			return nil, err

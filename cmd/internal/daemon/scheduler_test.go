@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/kubernetes"
 	"github.com/drydock-os/drydock/fleetlink/linktest"
 	"github.com/drydock-os/drydock/updater/policy"
 	"github.com/drydock-os/drydock/updater/state"
@@ -127,5 +129,27 @@ func TestRecordFile(t *testing.T) {
 	}
 	if got, err := recordFile(filepath.Join(t.TempDir(), "none")).Load(); got != nil || err != nil {
 		t.Errorf("where there is none: %q, %v", got, err)
+	}
+}
+
+// TestKubernetesOptionsAreThePolicys: what an operator writes of the Kubernetes
+// link reaches it.
+func TestKubernetesOptionsAreThePolicys(t *testing.T) {
+	p := policy.Default()
+	p.Scheduler.Kind = policy.Kubernetes
+	p.Scheduler.Kubernetes.Retry, p.Scheduler.Kubernetes.Timeout = 7*time.Second, 11*time.Second
+	open := func() (*kubernetes.Link, error) {
+		l, err := (&Daemon{}).openLink(p, fleetlink.Machine{ID: "m"}, shelf{})
+		if err != nil {
+			return nil, err
+		}
+		return l.(*kubernetes.Link), nil
+	}
+	if l, err := open(); err != nil || l.Retry != 7*time.Second || l.Timeout != 11*time.Second || l.InFlight != 16 || l.RefuseDaemonSets {
+		t.Errorf("%+v, %v", l, err)
+	}
+	p.Scheduler.Kubernetes.Timeout = time.Millisecond // the driver has the last word
+	if _, err := open(); err == nil {
+		t.Error("a timeout of a millisecond is taken")
 	}
 }
