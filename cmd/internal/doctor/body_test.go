@@ -93,6 +93,7 @@ func publicKey(t *testing.T) string {
 func (b *body) system() {
 	for name, text := range map[string]string{
 		"etc/machine-id":                     machineID + "\n",
+		"etc/fstab":                          "# <device> <directory> <type> <options> <dump> <pass>\nLABEL=BOOT /boot vfat umask=0077 0 2\n",
 		"usr/lib/os-release":                 "ID=test\nVERSION_ID=1.0.0\n",
 		"proc/sys/kernel/random/boot_id":     "00000000-0000-4000-8000-000000000001\n",
 		"proc/sys/kernel/panic":              "30\n",
@@ -124,6 +125,7 @@ func (b *body) system() {
 	}
 	b.mode(guardScript, 0o755)
 	b.write(guardDaemon, "#!/bin/sh\n", 0o755)
+	b.write("usr/sbin/fsck.vfat", "", 0o755)
 	for _, link := range []string{"multi-user.target.wants/drydockd.service", "sysinit.target.wants/drydock-trial.timer", "boot-complete.target.requires/drydock-good.service"} {
 		path := b.path("etc/systemd/system", link)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink("/usr/lib/systemd/system/"+filepath.Base(link), path)); err != nil {
@@ -210,8 +212,9 @@ func (b *body) mountBoot() {
 	}
 	if b.control == "systemd-boot" && kind != "vfat" { // this kernel has none: judgeBoot is tested apart
 		before := bootKinds[policy.SystemdBoot]
-		bootKinds[policy.SystemdBoot] = []string{kind}
-		b.t.Cleanup(func() { bootKinds[policy.SystemdBoot] = before })
+		fat := fatKinds
+		bootKinds[policy.SystemdBoot], fatKinds = []string{kind}, []string{kind}
+		b.t.Cleanup(func() { bootKinds[policy.SystemdBoot], fatKinds = before, fat })
 	}
 	image := b.path("boot.img")
 	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 4<<20)); err != nil {

@@ -21,6 +21,7 @@ import (
 var bootChecks = []check{
 	{id: "boot.directory", applies: usesBoot, look: func(_ context.Context, p *patient) Finding { return judgeBoot(p.boot()) }},
 	{id: "boot.space", applies: func(p policy.Policy) bool { return usesBoot(p) && p.Slots.Kernel }, look: func(_ context.Context, p *patient) Finding { return judgeBootSpace(p.boot()) }},
+	{id: "boot.fsck", look: lookFsck},
 	{id: "boot.loader", applies: controlled(policy.SystemdBoot), look: lookLoader},
 	{id: "boot.pinned", applies: controlled(policy.SystemdBoot), look: lookPinned},
 	{id: "boot.order", image: true, applies: notShadow, look: lookOrder},
