@@ -23,8 +23,8 @@ func (s *session) doctor() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Look at how this host is set up, and say what is wrong and how to mend it",
-		Long: "Look at how this host is set up: policy, keys, slots, boot loader, trial guard, reboot lock, D-Bus, units, space, clock,\n" +
-			"update server. It says what is wrong, what that means for the machine, and how to mend it. Run it as root. It needs no\n" +
+		Long: "Look at how this host is set up: policy, keys, slots, boot loader, trial guard, reboot lock, scheduler, gates, D-Bus,\n" +
+			"units, space, clock, update server. It says what is wrong, what that means for the machine, and how to mend it. Run it as root. It needs no\n" +
 			"daemon, asks one that runs, and changes nothing; no check takes longer than 10 seconds.\n\n" +
 			"A check is ok, a warning (it works, and may not when it matters), wrong, or unknown, which is never as good as ok.\n" +
 			"Strategy \"coordinated\" must not be used where trial.coordinated is wrong.\n\n" +
@@ -86,6 +86,7 @@ type chart struct {
 // chartGroups are the groups of checks, by the first part of their ids.
 var chartGroups = map[string]string{
 	"policy": "Policy and keys", "machine": "Machine", "slots": "Slots", "boot": "Boot loader", "trial": "Trial guard", "etcd": "Reboot lock in etcd", "fleetlock": "FleetLock",
+	"scheduler": "Scheduler", "gates": "Gates",
 	"bus": "D-Bus", "daemon": "The daemon", "health": "Health checks", "space": "Space", "clock": "Clock", "server": "Update server",
 }
 

@@ -43,6 +43,7 @@ type body struct {
 	status  updater.Status
 	logind  bool
 	etcd    *etcdtest.Cluster // nil: it is in no cluster
+	cluster *cluster          // nil: it is no node
 	control string
 	lines   map[string]string // of the policy, by table; "" for those before the first
 }

@@ -270,7 +270,8 @@ func judgeSandbox(s bus.ServiceSetup, p policy.Policy) Finding {
 		}
 	}
 	named := map[string]string{"health.directory": p.Health.Directory}
-	for _, path := range slices.Concat(p.Trust.Keys, secrets(p), present(p.Server.CAFile, p.Cluster.CAFile, p.Cluster.CertFile, p.FleetLock.CAFile, p.FleetLock.CertFile, p.State, p.Update.ExtraPackagesDir)) {
+	_, certificates := linkFiles(p)
+	for _, path := range slices.Concat(p.Trust.Keys, secrets(p), certificates, linkPrograms(p), present(p.Server.CAFile, p.Cluster.CAFile, p.Cluster.CertFile, p.FleetLock.CAFile, p.FleetLock.CertFile, p.State, p.Update.ExtraPackagesDir)) {
 		named[path] = path
 	}
 	for key, path := range named {

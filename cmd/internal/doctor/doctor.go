@@ -5,7 +5,8 @@
 // (slots, units, etcd) is gathered once, and judged apart from that, without
 // asking anything. Nothing is changed: disks and boot directories are opened for
 // reading, etcd is asked for what it would refuse, the update server hears no
-// update check. No daemon is needed; one that runs is asked as well.
+// update check, a scheduler is asked what a drain would meet. No daemon is needed;
+// one that runs is asked as well, and its program is run to ask the scheduler.
 package doctor
 
 import (
@@ -85,7 +86,7 @@ type check struct {
 // all are the checks, in the order in which they are read.
 func all() []check {
 	var list []check
-	for _, group := range [][]check{policyChecks, machineChecks, slotChecks, bootChecks, trialChecks, clusterChecks, busChecks, daemonChecks, healthChecks, spaceChecks, clockChecks, serverChecks} {
+	for _, group := range [][]check{policyChecks, machineChecks, slotChecks, bootChecks, trialChecks, clusterChecks, schedulerChecks, gateChecks, busChecks, daemonChecks, healthChecks, spaceChecks, clockChecks, serverChecks} {
 		list = append(list, group...)
 	}
 	return list

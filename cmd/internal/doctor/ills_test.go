@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -287,7 +288,7 @@ func (i ill) found(t *testing.T, r Report) {
 func TestEveryCheckHasAnIll(t *testing.T) {
 	ill := map[string]bool{"bus.reachable": true, "bus.polkit": true, "daemon.names": true, "clock.synchronised": true,
 		"etcd.rights": true, "etcd.space": true}
-	for _, i := range append(ills, etcdIlls...) {
+	for _, i := range slices.Concat(ills, etcdIlls, schedulerIlls) {
 		ill[i.id] = true
 	}
 	for _, c := range all() {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drydock-os/drydock/cmd/internal/survey"
 	"github.com/drydock-os/drydock/updater"
 	"github.com/drydock-os/drydock/updater/bus"
 	"github.com/drydock-os/drydock/updater/policy"
@@ -33,6 +34,7 @@ type patient struct {
 	status func() (updater.Status, error)
 	names  func() (map[string]bus.NameState, error)
 	etcd   func() etcdFacts
+	survey func() (survey.Survey, error)
 }
 
 // meet makes a patient of which nothing is known but whether it runs.
@@ -48,6 +50,7 @@ func (d Doctor) meet(ctx context.Context) *patient {
 	p.status = sync.OnceValues(func() (updater.Status, error) { return gatherStatus(ctx, p) })
 	p.names = sync.OnceValues(func() (map[string]bus.NameState, error) { return gatherNames(ctx, p) })
 	p.etcd = sync.OnceValue(func() etcdFacts { return gatherEtcd(ctx, p) })
+	p.survey = sync.OnceValues(func() (survey.Survey, error) { return gatherSurvey(ctx, p) })
 	return p
 }
 
@@ -74,6 +77,7 @@ func (p *patient) take(said policy.Policy) {
 	for i := range here.Trust.Keys {
 		paths = append(paths, &here.Trust.Keys[i])
 	}
+	paths = append(paths, linkPaths(here)...)
 	for _, path := range paths {
 		if *path != "" {
 			*path = p.path(*path)

@@ -126,7 +126,9 @@ func lookKey(path string) (kind string, c complaint) {
 
 // secrets are the files of a policy that nobody else may read.
 func secrets(p policy.Policy) []string {
-	return present(p.Server.PasswordFile, p.Cluster.PasswordFile, p.Cluster.KeyFile, p.FleetLock.KeyFile, p.FleetLock.ClientKeyFile)
+	own := []string{p.Server.PasswordFile, p.Cluster.PasswordFile, p.Cluster.KeyFile, p.FleetLock.KeyFile, p.FleetLock.ClientKeyFile}
+	link, _ := linkFiles(p)
+	return present(append(own, link...)...)
 }
 
 func present(paths ...string) (list []string) {
@@ -172,7 +174,8 @@ const renewal = 14 * 24 * time.Hour
 
 func lookCertificates(_ context.Context, p *patient) Finding {
 	here := p.policy
-	files := present(here.Server.CAFile, here.Cluster.CAFile, here.Cluster.CertFile, here.FleetLock.CAFile, here.FleetLock.ClientCertFile, here.FleetLock.CertFile, here.FleetLock.ClientCAFile)
+	_, link := linkFiles(here)
+	files := present(append(link, here.Server.CAFile, here.Cluster.CAFile, here.Cluster.CertFile, here.FleetLock.CAFile, here.FleetLock.ClientCertFile, here.FleetLock.CertFile, here.FleetLock.ClientCAFile)...)
 	if len(files) == 0 {
 		return ok("the policy names none: the system's are trusted")
 	}

@@ -20,7 +20,7 @@ const Version = 1
 
 // Patience is for all questions of a survey together. It leaves drydock doctor,
 // whose checks have ten seconds, time to begin and to judge.
-const Patience = 7 * time.Second
+const Patience = 6 * time.Second
 
 // A Survey is what was said.
 type Survey struct {
