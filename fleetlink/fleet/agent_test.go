@@ -19,7 +19,7 @@ type agent struct {
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	units  map[string]*process
-	clears map[string]time.Time // units whose states are still to be deleted
+	clears map[string][]time.Time // units whose states are still to be deleted, and when
 	told   time.Time
 }
 
@@ -33,7 +33,7 @@ type process struct {
 func (a *agent) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.mu.Lock()
-	a.cancel, a.units, a.clears = cancel, map[string]*process{}, map[string]time.Time{}
+	a.cancel, a.units, a.clears = cancel, map[string]*process{}, map[string][]time.Time{}
 	a.mu.Unlock()
 	object, _ := json.Marshal(map[string]any{"ID": a.id, "PublicIP": "192.0.2.1", "Metadata": a.metadata, "Version": "1.0.0"})
 	if err := a.f.etcd.set(a.f.key("machines", a.id, "object"), string(object)); err != nil {
@@ -82,6 +82,22 @@ func (a *agent) running() (names []string) {
 	return names
 }
 
+// Running implements Units.
+func (a *agent) Running(_ context.Context, units []string) (map[string]string, error) {
+	a.f.mu.Lock()
+	err := a.f.systemd
+	a.f.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	up := map[string]string{}
+	for _, name := range units {
+		if p := a.units[name]; p != nil && p.active != inactive && p.active != "failed" {
+			up[name] = p.active + " (" + p.sub + ")"
+		}
+	}
+	return up, err
+}
+
 func (a *agent) reconcile(ctx context.Context) {
 	machines, err := a.f.machines(ctx)
 	jobs, err2 := a.f.jobs(ctx)
@@ -100,7 +116,9 @@ func (a *agent) reconcile(ctx context.Context) {
 		if wanted[name] == "" && !p.leaving {
 			p.leaving = true
 			a.f.etcd.remove(a.f.key("job", name, "job-state"))
-			a.clears[name] = now().Add(testHeartbeat)
+			// The publisher deletes what was told of a unit that it is told nothing of any
+			// more, and again when it next publishes all that it has (agent/unit_state.go).
+			a.clears[name] = []time.Time{now().Add(testTick / 2), now().Add(testHeartbeat)}
 			a.end(name, p)
 		}
 	}
@@ -185,9 +203,9 @@ func (a *agent) publish(name string, p *process) {
 
 // tell is the heartbeat, and the deletion that comes too late.
 func (a *agent) tell(wanted map[string]string) {
-	for name, at := range a.clears {
-		if now().After(at) {
-			delete(a.clears, name)
+	for name, times := range a.clears {
+		if len(times) > 0 && now().After(times[0]) {
+			a.clears[name] = times[1:]
 			a.f.etcd.remove(a.f.key("states", name))
 		}
 	}

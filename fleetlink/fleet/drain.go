@@ -22,13 +22,15 @@ type drain struct {
 	tries  map[string]int       // how often that was undone
 	again  map[string]time.Time // when they are tried again
 	excuse map[string]string    // why they were not moved
+	ran    map[string]bool      // units that ran here, and are not known to have ended
+	since  map[string]time.Time // when it was first not known whether they had
 }
 
 // Drain implements fleetlink.Link. Each group of units that are bound together
 // moves by itself; the next one when the former has settled. Whatever fleet and
 // etcd do not answer is asked again until ctx ends.
 func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
-	d := &drain{Link: l, order: o, stays: map[string]stay{},
+	d := &drain{Link: l, order: o, stays: map[string]stay{}, ran: map[string]bool{}, since: map[string]time.Time{},
 		swaps: map[string]bool{}, tries: map[string]int{}, again: map[string]time.Time{}, excuse: map[string]string{}}
 	if err := d.run(ctx); err != nil {
 		return fleetlink.Unfinished{Left: d.left, Err: err}
@@ -79,6 +81,9 @@ func (d *drain) step(ctx context.Context) (*view, progress, error) {
 	}
 	if changed, err := d.mend(ctx, v.rec); err != nil || changed {
 		return nil, acted, err // what was seen is no longer so
+	}
+	if err := d.end(ctx, v); err != nil {
+		return nil, waiting, err
 	}
 	if err := d.settle(ctx, v); err != nil {
 		return nil, waiting, err
@@ -149,7 +154,7 @@ func (d *drain) mend(ctx context.Context, r *record) (changed bool, err error) {
 func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 	for _, u := range s.group {
 		m := v.rec.unit(u.name)
-		if m.To, m.Settled = s.to, false; m.Set == "" { // else it was stopped by force, and is started there
+		if m.To, m.Settled, m.Gone = s.to, false, false; m.Set == "" { // else it was stopped by force, and is started there
 			m.Ran = ran(v, u)
 		}
 	}
@@ -182,6 +187,7 @@ func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 		}
 		d.swaps[u.name] = true
 		delete(d.stays, u.name)
+		delete(d.since, u.name)
 	}
 	_, err = d.mend(ctx, v.rec)
 	return p, err
@@ -244,7 +250,7 @@ func (d *drain) stop(ctx context.Context, v *view, steps []step) error {
 			if announced || !v.up(u) || m.Set != "" {
 				continue
 			}
-			m.Ran, m.To, m.Was, m.Set = ran(v, u), "", u.desired, loaded
+			m.Ran, m.To, m.Was, m.Set, m.Gone = ran(v, u), "", u.desired, loaded, false
 			if u.desired == loaded { // something else started it: only unloading it stops it
 				m.Set = inactive
 			}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ func TestDrain(t *testing.T) {
 		"conflicts are named":                                (*scene).testConflicts,
 		"a pinned unit is stopped by force":                  (*scene).testPinned,
 		"what fleet puts back is moved again":                (*scene).testPutBack,
+		"a unit that ends slowly is waited for":              (*scene).testSlow,
+		"a unit of which systemd is not asked":               (*scene).testUnasked,
 		"a unit that flaps is named":                         (*scene).testFlapping,
 		"a unit that fails stops the drain, and comes home":  (*scene).testFails,
 		"a machine that vanishes":                            (*scene).testVanishes,
@@ -140,6 +143,59 @@ func (s *scene) testPutBack() {
 	release()
 	s.drain(fleetlink.Order{})
 	s.resume()
+}
+
+// slow has a unit take its time to end.
+func (s *scene) slow(name string, d time.Duration) {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	s.f.slow[name] = d
+}
+
+func (s *scene) testSlow() {
+	a, b := s.place("a"), s.place("b")
+	s.slow(a, time.Hour)
+	if why := s.unfinished(20 * testHeartbeat); !strings.Contains(why, a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
+		s.Error(why)
+	}
+	if s.target(a) == idA || s.target(b) != idA {
+		s.Errorf("%s is scheduled to %s, and %s, which was to wait, to %s", a, s.target(a), b, s.target(b))
+	}
+	if st, err := s.open().Standing(s.within(enough)); err != nil || !strings.Contains(fleetlink.Names(st.Left), a+" (it has not been seen to end here yet)") {
+		s.Errorf("standing %+v, %v", st, err)
+	}
+	err := s.cordon().Drain(s.within(20*testHeartbeat), fleetlink.Order{Force: true})
+	if err == nil || !strings.Contains(err.Error(), a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
+		s.Errorf("drain by force while %s ends: %v", a, err)
+	}
+	agent := s.f.agents[idA]
+	agent.mu.Lock()
+	agent.units[a].until = now()
+	agent.mu.Unlock()
+	s.drain(fleetlink.Order{})
+	s.resume()
+}
+
+func (s *scene) testUnasked() {
+	s.o.Stop = 6 * testHeartbeat
+	for i, units := range []Units{s.f.agents[idA], nil} {
+		name := s.place([]string{"a", "b"}[i])
+		s.slow(name, time.Hour)
+		s.o.Units = units
+		s.f.mu.Lock()
+		s.f.systemd = errors.New("no bus")
+		s.f.mu.Unlock()
+		began, told := now(), ""
+		s.cordon()
+		o := fleetlink.Order{Force: i == 0, Progress: func(left []fleetlink.Workload) { told += fleetlink.Names(left) }}
+		if err := s.open().Drain(s.within(enough), o); err != nil {
+			s.Fatal(err)
+		}
+		if took := time.Since(began); took < s.o.Stop+s.o.Heartbeat || !strings.Contains(told, "whether it has ended here is not known") {
+			s.Errorf("the drain took %s, and told: %s", took, told)
+		}
+		s.resume()
+	}
 }
 
 func (s *scene) testFlapping() {

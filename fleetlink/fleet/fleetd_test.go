@@ -24,8 +24,9 @@ import (
 // agents, over a real etcd. It was modelled on what a fleet at 4522498 was seen to
 // do (agent, engine, registry and api of coreos/fleet), with these traps: a page
 // has three entries; PATCH takes {"value":{"value":…}} alone; remove leaves an
-// empty override; 503 while etcd is away; an agent that unloads a unit deletes
-// job/<u>/job-state whoever wrote it and, later, states/<u> of all machines, so
+// empty override; 503 while etcd is away; an agent that unloads a unit tells
+// nothing more of it, though systemd may take its time to stop it, and deletes
+// job/<u>/job-state whoever wrote it and, twice, states/<u> of all machines, so
 // that what is told of a unit that has moved flaps for a heartbeat; the engine
 // takes units off machines that they may not be on. Unlike fleet it keeps unit
 // files in memory and has no TTLs: what would expire is deleted.
@@ -41,9 +42,10 @@ type fleetd struct {
 	mu       sync.Mutex
 	files    map[string][]option
 	agents   map[string]*agent
-	broken   map[string]string // unit: the machine on which it fails
-	flapping map[string]string // unit: the machine on which it does not stay up
-	slow     map[string]time.Duration
+	broken   map[string]string        // unit: the machine on which it fails
+	flapping map[string]string        // unit: the machine on which it does not stay up
+	slow     map[string]time.Duration // that a unit takes to end
+	systemd  error                    // of who asks it
 	events   []event
 	requests int
 }
@@ -264,7 +266,7 @@ func (f *fleetd) able(j job, id string, machines map[string]map[string]string, j
 
 // ServeHTTP is fleet's API.
 func (f *fleetd) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
-	ctx, cancel := context.WithTimeout(req.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(req.Context(), 10*time.Second) // fleet gives etcd one second, on machines with time for it
 	defer cancel()
 	f.mu.Lock()
 	f.requests++

@@ -56,11 +56,15 @@ type Options struct {
 	// stays, so that who connects to it learns of that.
 	Linger time.Duration
 	// Stop is how long an announcement may take to end before the move is given up for
-	// now.
+	// now; and how long, and a Heartbeat longer, a unit that left may take to end here
+	// where systemd cannot be asked.
 	Stop    time.Duration
 	Poll    time.Duration // how often fleet is looked at while something is waited for
 	Timeout time.Duration // of one request
 
+	// Units is this machine's systemd. nil: a unit that left is given its time to end
+	// (Stop), and nobody looks whether it did.
+	Units   Units
 	Machine fleetlink.Machine
 	// Instance tells this machine from a clone of it that has the same machine-id;
 	// it outlives reboots. "": clones are not told apart.

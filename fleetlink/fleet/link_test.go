@@ -231,7 +231,7 @@ func (c *crew) cluster(pace time.Duration) linktest.Cluster {
 func (f *fleetd) options() Options {
 	return Options{Endpoint: f.endpoint, Etcd: etcd2.Options{Endpoints: []string{f.etcd.url}}, Prefix: f.prefix,
 		Heartbeat: testHeartbeat + testHeartbeat/4, Poll: testTick, Stop: 20 * testHeartbeat, Timeout: 2 * time.Second,
-		Machine: fleetlink.Machine{ID: idA, Hostname: "web-1"}, Instance: "one", Record: &notes{}}
+		Machine: fleetlink.Machine{ID: idA, Hostname: "web-1"}, Instance: "one", Record: &notes{}, Units: f.agents[idA]}
 }
 
 func three() map[string]map[string]string {

@@ -50,6 +50,7 @@ type moved struct {
 	Ran     string `json:"ran,omitempty"`     // steady or starting, before it was touched; "": not up
 	To      string `json:"to,omitempty"`      // where its schedule was moved; "": nowhere
 	Settled bool   `json:"settled,omitempty"` // it was seen to be up there, or need not be
+	Gone    bool   `json:"gone,omitempty"`    // it was seen to have ended here, or had its time to
 	Was     string `json:"was,omitempty"`     // its desired state, where Set took its place
 	Set     string `json:"set,omitempty"`
 }
@@ -60,13 +61,21 @@ const (
 	ranStarting = "starting"
 )
 
-// unit finds what was done to a unit, or adds an empty line for it.
-func (r *record) unit(name string) *moved {
+// line finds what was done to a unit; nil if nothing was.
+func (r *record) line(name string) *moved {
 	i := slices.IndexFunc(r.Units, func(m moved) bool { return m.Name == name })
 	if i < 0 {
-		r.Units, i = append(r.Units, moved{Name: name}), len(r.Units)
+		return nil
 	}
 	return &r.Units[i]
+}
+
+// unit finds what was done to a unit, or adds an empty line for it.
+func (r *record) unit(name string) *moved {
+	if r.line(name) == nil {
+		r.Units = append(r.Units, moved{Name: name})
+	}
+	return r.line(name)
 }
 
 // drop removes lines that say nothing.

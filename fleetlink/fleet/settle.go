@@ -54,10 +54,10 @@ func (d *drain) settle(ctx context.Context, v *view) error {
 		case u.target == v.self:
 			d.undone(m.Name)
 			m.To = ""
-		case d.order.Force && !v.here[m.Name].runs():
+		case d.order.Force && m.Gone:
 			m.Settled = true
 		default:
-			why, err := d.arrival(ctx, *m, u)
+			why, err := d.arrival(ctx, *m, u, v.ending[m.Name])
 			if err != nil {
 				return err
 			}
@@ -92,24 +92,22 @@ func (d *drain) later(name, why string) {
 }
 
 // arrival says why a unit that was moved has not settled where it is now; "" if it
-// has: it has been up for longer than what fleet tells may be wrong. For after a
+// has: it has ended here, and been up there for longer than what fleet tells may
+// be wrong. For after a
 // move the machine that it left deletes what the other one told of it, once.
-func (d *drain) arrival(ctx context.Context, m moved, u *unit) (why string, err error) {
+func (d *drain) arrival(ctx context.Context, m moved, u *unit, ending string) (why string, err error) {
 	states, err := d.api.states(ctx, m.Name, "")
 	if err != nil {
 		return "", err
 	}
 	ok, seen := false, "it has not started on "+short(u.target)+" yet"
 	for _, s := range states {
-		switch {
-		case s.MachineID == d.o.Machine.ID && s.runs():
-			return "it has not ended here yet (" + s.String() + ")", nil
-		case s.MachineID == u.target:
+		if s.MachineID == u.target {
 			ok, seen = m.fine(s), "it is "+s.String()+" on "+short(u.target)
 		}
 	}
 	if m.Ran == "" || u.desired != launched {
-		return "", nil
+		return ending, nil
 	}
 	at := ""
 	if ok {
@@ -118,6 +116,8 @@ func (d *drain) arrival(ctx context.Context, m moved, u *unit) (why string, err 
 	stay := d.stays[m.Name].look(at, d.o.Now(), d.o.Poll)
 	d.stays[m.Name] = stay
 	switch {
+	case ending != "":
+		return ending, nil
 	case ok && stay.sum > d.o.Heartbeat:
 		return "", nil
 	case ok:

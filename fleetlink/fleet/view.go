@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,13 +40,16 @@ type view struct {
 	own   *etcd2.Node       // the override of the cordon's key of metadata; nil: none
 	rec   *record           // nil: this machine is in service
 	stray map[string]string // units that were moved and are not settled, and why
-	index uint64            // of etcd, at the look
+	// ending are units that are not to run here any more, and may all the same, and why
+	// that is thought.
+	ending map[string]string
+	index  uint64 // of etcd, at the look
 }
 
 // look sees everything that a decision needs. What the schedule says is read by
 // quorum; unit files and states come from fleet's API.
 func (l *Link) look(ctx context.Context) (*view, error) {
-	v := &view{o: &l.o, here: map[string]state{}, stray: map[string]string{}}
+	v := &view{o: &l.o, here: map[string]state{}, stray: map[string]string{}, ending: map[string]string{}}
 	v.self = l.o.Machine.ID
 	var err error
 	if v.machines, err = l.api.machines(ctx); err != nil {
@@ -258,12 +262,18 @@ func (v *view) left() (left []fleetlink.Workload) {
 		return left
 	}
 	for _, m := range v.rec.Units {
-		if u := v.units[m.Name]; m.To != "" && !m.Settled && !planned[m.Name] && u != nil && u.desired != inactive {
-			why := v.stray[m.Name]
-			if why == "" {
-				why = "it was moved to " + short(m.To) + " and has not been seen to stay up there yet"
-			}
-			left = append(left, fleetlink.Workload{Name: m.Name, Why: why})
+		if planned[m.Name] {
+			continue
+		}
+		if u := v.units[m.Name]; v.leaves(m) {
+			v.ending[m.Name] = cmp.Or(v.ending[m.Name], "it has not been seen to end here yet")
+		} else if m.To != "" && !m.Settled && u != nil && u.desired != inactive {
+			left = append(left, fleetlink.Workload{Name: m.Name, Why: cmp.Or(v.stray[m.Name], "it was moved to "+short(m.To)+" and has not been seen to stay up there yet")})
+		}
+	}
+	for _, name := range sorted(v.ending) {
+		if !planned[name] {
+			left = append(left, fleetlink.Workload{Name: name, Why: v.ending[name]})
 		}
 	}
 	slices.SortStableFunc(left, func(a, b fleetlink.Workload) int { return strings.Compare(a.Name, b.Name) })
