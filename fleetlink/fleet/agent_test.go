@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -161,7 +162,7 @@ func (a *agent) pass() {
 			continue
 		}
 		a.f.mu.Lock()
-		fails, flaps := a.f.broken[name] == a.id, a.f.flapping[name] == a.id
+		fails, flaps, lasts := a.f.broken[name] == a.id, a.f.flapping[name] == a.id, a.f.lasts[name]
 		a.f.mu.Unlock()
 		switch {
 		case p.active == "deactivating":
@@ -174,8 +175,11 @@ func (a *agent) pass() {
 			p.active, p.sub, p.until = "activating", "auto-restart", now().Add(testHeartbeat/2)
 		case flaps:
 			p.active, p.sub, p.until = "active", "running", now().Add(testHeartbeat/2)
+		case lasts > 0 && p.active == "active": // and nobody starts it again
+			p.active, p.sub, p.until = inactive, "dead", now().Add(24*time.Hour)
+			a.f.log("end", name, a.id)
 		default:
-			p.active, p.sub, p.until = "active", "running", now().Add(24*time.Hour)
+			p.active, p.sub, p.until = "active", "running", now().Add(cmp.Or(lasts, 24*time.Hour))
 		}
 		a.publish(name, p)
 	}

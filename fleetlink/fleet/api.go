@@ -113,10 +113,9 @@ func (s state) steady() bool { return s.Active == "active" || s.Active == "reloa
 // Type=oneshot is.
 func (s state) starting() bool { return s.Active == "activating" && s.Sub == "start" }
 
-// broken reports whether the unit is not up and not on its way there.
-func (s state) broken() bool {
-	return s.Active == "inactive" || s.Active == "failed" || s.Sub == "auto-restart"
-}
+// failed reports whether the unit did not stay up, against its will: one that is
+// inactive has not started yet, or has ended well.
+func (s state) failed() bool { return s.Active == "failed" || s.Sub == "auto-restart" }
 
 // String is the state as fleetctl shows it.
 func (s state) String() string { return s.Active + "/" + s.Sub }

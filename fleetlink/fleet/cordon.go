@@ -126,8 +126,8 @@ func (l *Link) open(ctx context.Context, r *record) error {
 }
 
 // Resume implements fleetlink.Link. Units that were moved stay where they are up:
-// moving one is stopping it. One that was moved and never came up there comes
-// home; those that were stopped are started.
+// moving one is stopping it. One that was moved and failed there comes home; those
+// that were stopped are started.
 func (l *Link) Resume(ctx context.Context) error {
 	r, err := l.recall(ctx)
 	if err != nil || r == nil {
@@ -143,7 +143,7 @@ func (l *Link) Resume(ctx context.Context) error {
 	for _, act := range []func(context.Context, *view) error{
 		func(ctx context.Context, v *view) error { return l.open(ctx, v.rec) },
 		l.restart, l.home,
-		func(_ context.Context, v *view) error { return l.expect(v.rec.backlog()) },
+		func(_ context.Context, v *view) error { return l.owe(v.rec) },
 		func(ctx context.Context, v *view) error { return l.forget(ctx, v.rec) },
 	} {
 		if err := act(ctx, v); err != nil {
@@ -151,6 +151,17 @@ func (l *Link) Resume(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// owe keeps what has to be up from now on, and what was seen up already.
+func (l *Link) owe(r *record) error {
+	b, err := l.expected()
+	if err != nil {
+		return err
+	}
+	owed := r.backlog()
+	owed.Seen, owed.Boot = b.Seen, b.Boot
+	return l.expect(owed)
 }
 
 // restart gives the units that we stopped their desired state back, those that
@@ -183,7 +194,7 @@ func (l *Link) wish(ctx context.Context, name, from, to string) error {
 	return err
 }
 
-// home has units come back that were moved, and are known not to be up where they
+// home has units come back that were moved, and are known to have failed where they
 // were moved to.
 func (l *Link) home(ctx context.Context, v *view) error {
 	for i, m := range v.rec.Units {
@@ -195,7 +206,7 @@ func (l *Link) home(ctx context.Context, v *view) error {
 		if err != nil {
 			return err
 		}
-		lost := slices.ContainsFunc(states, state.broken) && !slices.ContainsFunc(states, m.fine)
+		lost := slices.ContainsFunc(states, state.failed) && !slices.ContainsFunc(states, m.fine)
 		if !lost || v.obstacle(group{u}, v.self) != "" {
 			continue
 		}

@@ -22,6 +22,7 @@ type drain struct {
 	tries  map[string]int       // how often that was undone
 	again  map[string]time.Time // when they are tried again
 	excuse map[string]string    // why they were not moved
+	up     map[string]string    // where units that were moved were seen up
 	ran    map[string]bool      // units that ran here, and are not known to have ended
 	since  map[string]time.Time // when it was first not known whether they had
 }
@@ -30,7 +31,7 @@ type drain struct {
 // moves by itself; the next one when the former has settled. Whatever fleet and
 // etcd do not answer is asked again until ctx ends.
 func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
-	d := &drain{Link: l, order: o, stays: map[string]stay{}, ran: map[string]bool{}, since: map[string]time.Time{},
+	d := &drain{Link: l, order: o, stays: map[string]stay{}, up: map[string]string{}, ran: map[string]bool{}, since: map[string]time.Time{},
 		swaps: map[string]bool{}, tries: map[string]int{}, again: map[string]time.Time{}, excuse: map[string]string{}}
 	if err := d.run(ctx); err != nil {
 		return fleetlink.Unfinished{Left: d.left, Err: err}
@@ -154,7 +155,7 @@ func (d *drain) mend(ctx context.Context, r *record) (changed bool, err error) {
 func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 	for _, u := range s.group {
 		m := v.rec.unit(u.name)
-		if m.To, m.Settled, m.Gone = s.to, false, false; m.Set == "" { // else it was stopped by force, and is started there
+		if m.To, m.Up, m.Settled, m.Gone = s.to, "", false, false; m.Set == "" { // else it was stopped by force, and is started there
 			m.Ran = ran(v, u)
 		}
 	}
@@ -187,6 +188,7 @@ func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 		}
 		d.swaps[u.name] = true
 		delete(d.stays, u.name)
+		delete(d.up, u.name)
 		delete(d.since, u.name)
 	}
 	_, err = d.mend(ctx, v.rec)

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,6 +24,9 @@ func TestDrain(t *testing.T) {
 		"what fleet puts back is moved again":                (*scene).testPutBack,
 		"a unit that ends slowly is waited for":              (*scene).testSlow,
 		"a unit of which systemd is not asked":               (*scene).testUnasked,
+		"a unit that ends well is well":                      (*scene).testEnds,
+		"a unit that was stopped ends well":                  (*scene).testStoppedEnds,
+		"a unit that ended where it went stays there":        (*scene).testStaysEnded,
 		"a unit that flaps is named":                         (*scene).testFlapping,
 		"a unit that fails stops the drain, and comes home":  (*scene).testFails,
 		"a machine that vanishes":                            (*scene).testVanishes,
@@ -195,6 +199,93 @@ func (s *scene) testUnasked() {
 			s.Errorf("the drain took %s, and told: %s", took, told)
 		}
 		s.resume()
+	}
+}
+
+// lasts has a unit end well by itself, so long after it starts the next time.
+func (s *scene) lasts(name string, d time.Duration) {
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	s.f.lasts[name] = d
+}
+
+// ailing names what does not come back.
+func (s *scene) ailing() string {
+	s.Helper()
+	found, err := s.open().Ailments(s.within(enough))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return fleetlink.Names(found)
+}
+
+// ended waits until a unit has ended well.
+func (s *scene) ended(name, machine string) {
+	s.Helper()
+	s.until(name+" has ended", func() bool {
+		s.f.mu.Lock()
+		ended := slices.Contains(s.f.events, event{"end", name, machine})
+		s.f.mu.Unlock()
+		states, _ := s.api.states(s.Context(), name, machine)
+		return ended && len(states) == 1 && states[0].Active == inactive
+	})
+}
+
+func (s *scene) testEnds() {
+	boot := "1"
+	s.o.Machine.BootID = func() (string, error) { return boot, nil }
+	name := s.place("a")
+	s.unit("everywhere.service", launched, "X-Fleet:Global=true")
+	s.up("everywhere.service", idA)
+	s.lasts(name, testHeartbeat/2) // less than it would have to be up for
+	s.lasts("everywhere.service", 4*testHeartbeat)
+	s.drain(fleetlink.Order{})
+	to := s.target(name)
+	boot = "2"
+	s.f.agents[idA].vanish()
+	s.f.agents[idA].start()
+	s.until("the Global unit is up", func() bool { return s.ailing() == "" })
+	s.ended("everywhere.service", idA)
+	if ails := s.ailing(); ails != "" {
+		s.Errorf("a Global unit was up after the reboot and ended well: %s", ails)
+	}
+	s.resume()
+	if ails := s.ailing(); ails != "" || s.target(name) != to {
+		s.Errorf("units were up again and ended well: %s; %s is on %s", ails, name, s.target(name))
+	}
+	boot = "3"
+	if ails := s.ailing(); ails != "everywhere.service (it was up on this machine before, and is inactive/dead)" {
+		s.Errorf("in a boot in which nothing was seen up here: %s", ails)
+	}
+}
+
+func (s *scene) testStoppedEnds() {
+	s.unit("pinned.service", launched, "X-Fleet:MachineID="+idA)
+	s.up("pinned.service", idA)
+	s.drain(fleetlink.Order{Force: true})
+	s.lasts("pinned.service", 6*testHeartbeat)
+	s.resume()
+	s.until("it is up", func() bool { return s.ailing() == "" })
+	s.ended("pinned.service", idA)
+	if ails := s.ailing(); ails != "" {
+		s.Errorf("a unit was up again and ended well: %s", ails)
+	}
+}
+
+func (s *scene) testStaysEnded() {
+	name := s.place("a")
+	s.lasts(name, testHeartbeat/2)
+	l := s.cordon()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	wait := s.during(name, func(to string) { s.ended(name, to); cancel() })
+	if err := l.Drain(ctx, fleetlink.Order{}); err == nil {
+		s.Fatal("the drain was not cut off")
+	}
+	wait()
+	to := s.target(name)
+	if s.resume(); s.target(name) != to {
+		s.Errorf("%s ended well on %s and was brought back to %s, which starts it again", name, to, s.target(name))
 	}
 }
 

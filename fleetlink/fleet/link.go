@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -170,7 +171,8 @@ func (l *Link) Standing(ctx context.Context) (fleetlink.Standing, error) {
 
 // Ailments implements fleetlink.Link. Before Resume the machine has to be seen by
 // fleet, with the Global units that were up on it when it was cordoned; after, the
-// units that were moved or stopped have to be up somewhere.
+// units that were moved or stopped have to be up somewhere. What was seen up there
+// and is inactive has ended well: that it was is kept in the Record.
 func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	v, err := l.look(ctx)
 	if err != nil {
@@ -180,30 +182,49 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	if err := v.present(); err != nil {
 		ails = append(ails, fleetlink.Workload{Name: l.o.Machine.ID, Why: err.Error()})
 	}
-	back := backlog{}
-	if v.rec != nil {
-		back.Globals = v.rec.Globals
-	} else if back, err = l.expected(); err != nil {
-		return nil, wrap("ailments", err)
+	more, err := l.missed(ctx, v)
+	return append(ails, more...), wrap("ailments", err)
+}
+
+// missed lists what was up before and is not well.
+func (l *Link) missed(ctx context.Context, v *view) (ails []fleetlink.Workload, err error) {
+	back, err := l.expected()
+	if err != nil {
+		return nil, err
 	}
-	for _, name := range back.Globals {
-		if why := v.globalAils(name); why != "" {
+	boot := ""
+	if l.o.Machine.BootID != nil {
+		if boot, err = l.o.Machine.BootID(); err != nil {
+			return nil, err
+		}
+	}
+	before := back.clone()
+	back.during(boot, v.self)
+	globals := back.Globals
+	if v.rec != nil {
+		globals = v.rec.Globals
+	}
+	for _, name := range globals {
+		if why := v.globalAils(&back, name); why != "" {
 			ails = append(ails, fleetlink.Workload{Name: name, Why: why})
 		}
 	}
-	if len(back.Units) == 0 {
-		return ails, nil
+	var states []state
+	if len(back.Units) > 0 {
+		if states, err = l.api.states(ctx, "", ""); err != nil {
+			return nil, err
+		}
 	}
-	states, err := l.api.states(ctx, "", "")
-	if err != nil {
-		return nil, wrap("ailments", err)
-	}
-	for _, m := range back.Units {
+	for i := range back.Units {
+		m := &back.Units[i]
 		if why := v.ails(m, states); why != "" {
 			ails = append(ails, fleetlink.Workload{Name: m.Name, Why: why})
 		}
 	}
-	return ails, nil
+	if slices.Equal(back.Seen, before.Seen) && slices.Equal(back.Units, before.Units) {
+		return ails, nil
+	}
+	return ails, l.expect(back)
 }
 
 // wrap says what was being done when err came up, if it did.

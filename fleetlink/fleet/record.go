@@ -49,6 +49,7 @@ type moved struct {
 	Name    string `json:"name"`
 	Ran     string `json:"ran,omitempty"`     // steady or starting, before it was touched; "": not up
 	To      string `json:"to,omitempty"`      // where its schedule was moved; "": nowhere
+	Up      string `json:"up,omitempty"`      // where it was seen up since
 	Settled bool   `json:"settled,omitempty"` // it was seen to be up there, or need not be
 	Gone    bool   `json:"gone,omitempty"`    // it was seen to have ended here, or had its time to
 	Was     string `json:"was,omitempty"`     // its desired state, where Set took its place
@@ -165,6 +166,8 @@ func (l *Link) forget(ctx context.Context, r *record) error {
 type backlog struct {
 	Globals []string `json:"globals,omitempty"`
 	Units   []moved  `json:"units,omitempty"`
+	Seen    []string `json:"seen,omitempty"` // Global units that were up here since
+	Boot    string   `json:"boot,omitempty"` // in which things here were seen up
 }
 
 // backlog lists what a record says was up.
@@ -172,15 +175,33 @@ func (r *record) backlog() backlog {
 	b := backlog{Globals: r.Globals}
 	for _, m := range r.Units {
 		if m.Ran != "" {
-			b.Units = append(b.Units, moved{Name: m.Name, Ran: m.Ran})
+			b.Units = append(b.Units, moved{Name: m.Name, Ran: m.Ran, Up: m.Up})
 		}
 	}
 	return b
 }
 
+func (b backlog) clone() backlog {
+	b.Globals, b.Units, b.Seen = slices.Clone(b.Globals), slices.Clone(b.Units), slices.Clone(b.Seen)
+	return b
+}
+
+// during forgets what was seen up on a machine in another boot of it.
+func (b *backlog) during(boot, machine string) {
+	if b.Boot == boot {
+		return
+	}
+	b.Boot, b.Seen = boot, nil
+	for i := range b.Units {
+		if b.Units[i].Up == machine {
+			b.Units[i].Up = ""
+		}
+	}
+}
+
 func (l *Link) expect(b backlog) error {
 	data, err := json.Marshal(b)
-	if len(b.Globals)+len(b.Units) == 0 {
+	if len(b.Globals)+len(b.Units)+len(b.Seen) == 0 {
 		data = nil
 	}
 	if err == nil {

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -57,10 +58,12 @@ func (d *drain) settle(ctx context.Context, v *view) error {
 		case d.order.Force && m.Gone:
 			m.Settled = true
 		default:
-			why, err := d.arrival(ctx, *m, u, v.ending[m.Name])
+			up := m.Up
+			why, err := d.arrival(ctx, m, u, v.ending[m.Name])
 			if err != nil {
 				return err
 			}
+			changed = changed || m.Up != up
 			if m.Settled = why == ""; !m.Settled {
 				v.stray[m.Name] = why
 				continue
@@ -95,14 +98,18 @@ func (d *drain) later(name, why string) {
 // has: it has ended here, and been up there for longer than what fleet tells may
 // be wrong. For after a
 // move the machine that it left deletes what the other one told of it, once.
-func (d *drain) arrival(ctx context.Context, m moved, u *unit, ending string) (why string, err error) {
+func (d *drain) arrival(ctx context.Context, m *moved, u *unit, ending string) (why string, err error) {
 	states, err := d.api.states(ctx, m.Name, "")
 	if err != nil {
 		return "", err
 	}
 	ok, seen := false, "it has not started on "+short(u.target)+" yet"
+	if d.up[m.Name] == u.target { // between two looks
+		m.Up = u.target
+	}
 	for _, s := range states {
 		if s.MachineID == u.target {
+			m.saw(s)
 			ok, seen = m.fine(s), "it is "+s.String()+" on "+short(u.target)
 		}
 	}
@@ -166,14 +173,19 @@ func (d *drain) pause(ctx context.Context, v *view) {
 	}
 }
 
-// notice sees a unit fall that was up.
+// notice sees a unit come up, and one fall that was up.
 func (d *drain) notice(v *view, node etcd2.Node) {
 	name := path.Base(path.Dir(node.Key))
 	doc := struct{ ActiveState, SubState string }{}
-	if v.stray[name] == "" || d.stays[name].at != node.Name() || json.Unmarshal([]byte(node.Value), &doc) != nil {
+	if v.stray[name] == "" || json.Unmarshal([]byte(node.Value), &doc) != nil || doc.ActiveState == "" {
 		return
 	}
-	if s := (state{Active: doc.ActiveState, Sub: doc.SubState}); s.Active != "" && !v.rec.unit(name).fine(s) {
+	m, s := *v.rec.unit(name), state{Name: name, MachineID: node.Name(), Active: doc.ActiveState, Sub: doc.SubState}
+	if m.Up = cmp.Or(d.up[name], m.Up); v.units[name].target == s.MachineID {
+		m.saw(s)
+		d.up[name] = m.Up
+	}
+	if d.stays[name].at == s.MachineID && !m.fine(s) {
 		d.stays[name] = d.stays[name].look("", d.o.Now(), d.o.Poll)
 	}
 }

@@ -281,21 +281,30 @@ func (v *view) left() (left []fleetlink.Workload) {
 }
 
 // globalAils says what is wrong with a Global unit that was up here; "" if it is
-// up, or nobody wants it here.
-func (v *view) globalAils(name string) string {
+// up, has been up since and ended well, or nobody wants it here.
+func (v *view) globalAils(b *backlog, name string) string {
 	u := v.units[name]
-	if u == nil || !u.global || u.desired != launched || u.lacks(v.self, v.machines[v.self]) != "" || v.here[name].steady() {
+	if u == nil || !u.global || u.desired != launched || u.lacks(v.self, v.machines[v.self]) != "" {
 		return ""
 	}
-	if s, known := v.here[name]; known {
+	seen := slices.Contains(b.Seen, name)
+	switch s, known := v.here[name]; {
+	case s.steady():
+		if !seen {
+			b.Seen = append(b.Seen, name)
+		}
+		return ""
+	case seen && s.Active == inactive:
+		return ""
+	case known:
 		return "it was up on this machine before, and is " + s.String()
 	}
 	return "it was up on this machine before, and has not started yet"
 }
 
 // ails says what is wrong with a unit that was moved or stopped; "" if it is up,
-// has ended as it may, or nobody wants it.
-func (v *view) ails(m moved, states []state) string {
+// has been up and ended well, or nobody wants it.
+func (v *view) ails(m *moved, states []state) string {
 	u := v.units[m.Name]
 	if u == nil || u.desired != launched {
 		return ""
@@ -307,7 +316,7 @@ func (v *view) ails(m moved, states []state) string {
 		if s.Name != m.Name || s.MachineID != u.target {
 			continue
 		}
-		if m.fine(s) {
+		if m.saw(s); m.fine(s) {
 			return ""
 		}
 		return "it is " + s.String() + " on " + short(u.target)
@@ -315,7 +324,15 @@ func (v *view) ails(m moved, states []state) string {
 	return "it does not run on " + short(u.target) + " yet"
 }
 
-// fine reports whether a unit does again what it did before it was touched.
+// saw notes where a unit was seen up.
+func (m *moved) saw(s state) {
+	if s.steady() {
+		m.Up = s.MachineID
+	}
+}
+
+// fine reports whether a unit does again what it did before it was touched, or has
+// done it and ended well.
 func (m moved) fine(s state) bool {
-	return m.Ran == "" || s.steady() || m.Ran == ranStarting && (s.starting() || s.Active == inactive)
+	return m.Ran == "" || s.steady() || m.Ran == ranStarting && s.starting() || s.Active == inactive && (m.Ran == ranStarting || m.Up == s.MachineID)
 }
