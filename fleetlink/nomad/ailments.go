@@ -23,8 +23,8 @@ func (a allocation) owed() owed { return owed{a.Namespace, a.JobID, a.TaskGroup}
 // whose agent does not answer (Nomad takes a while to notice that); a driver that
 // was healthy before and is not now; system jobs that are to run here and do not,
 // and, once the node is resumed, those that ran here before; a node that gets no
-// work although it was resumed, where nobody had closed it before. What else left
-// runs elsewhere, and does not come back by itself.
+// work although it was resumed, where nobody had closed it before; services that
+// left, while not as many run as before, wherever they do.
 func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	s, err := l.look(ctx)
 	if err != nil {
@@ -34,19 +34,21 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for what is not well: %w", err)
 	}
-	ails, err := l.nodeAils(ctx, s.node, m)
+	ails, err := l.ill(ctx, s, m)
 	if err != nil {
 		return nil, fmt.Errorf("look for what is not well: %w", err)
 	}
 	if why := l.closedAils(s.node, m); why != "" {
 		ails = append(ails, fleetlink.Workload{Name: "node " + s.node.Name, Why: why})
 	}
-	for _, a := range s.allocs {
-		if a.kind() == system && a.DesiredStatus == "run" && a.ClientStatus != "running" {
-			ails = append(ails, fleetlink.Workload{Name: a.String(), Why: "should run here, and is " + a.ClientStatus})
-		}
+	if m == nil || !m.Over || m.Node != s.node.ID {
+		return ails, nil
 	}
-	if m == nil || !m.Over || m.Node != s.node.ID || s.node.closed() {
+	missed, err := l.missed(ctx, m.Away)
+	if err != nil {
+		return nil, fmt.Errorf("look for what is not well: %w", err)
+	}
+	if ails = append(ails, missed...); s.node.closed() {
 		return ails, nil
 	}
 	back := s.running()
@@ -63,6 +65,43 @@ func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 		}
 	}
 	return ails, nil
+}
+
+// ill lists what is not well now, whatever was before.
+func (l *Link) ill(ctx context.Context, s sight, m *mark) ([]fleetlink.Workload, error) {
+	ails, err := l.nodeAils(ctx, s.node, m)
+	if err != nil {
+		return nil, err
+	}
+	if l.orphan(s.node, m) {
+		ails = append(ails, fleetlink.Workload{Name: "node " + s.node.Name, Why: fmt.Sprintf("gets no work since a drain by this machine's Drydock at %s, "+
+			"and what was written down of that is lost, so it is left as it is: if nobody else closed it, open it (nomad node eligibility -enable %s)",
+			s.node.LastDrain.StartedAt.UTC().Format("2006-01-02 15:04 UTC"), s.node.ID)})
+	}
+	for _, a := range s.allocs {
+		if a.kind() == system && a.DesiredStatus == "run" && a.ClientStatus != "running" {
+			ails = append(ails, fleetlink.Workload{Name: a.String(), Why: "should run here, and is " + a.ClientStatus})
+		}
+	}
+	return ails, nil
+}
+
+// orphan reports whether a node is closed by what seems to be a drain of ours, of
+// which nothing is remembered.
+func (l *Link) orphan(n node, m *mark) bool {
+	return m == nil && n.closed() && n.DrainStrategy == nil && l.named(n) && n.LastDrain.Status == complete
+}
+
+// unwell lists what would be an ailment if the machine rebooted now.
+func (l *Link) unwell(ctx context.Context, s sight) ([]fleetlink.Workload, error) {
+	m, err := l.recall(s.node)
+	if err != nil {
+		return nil, err
+	}
+	if m != nil && m.Over { // what was before the last time does not matter any more
+		m = &mark{}
+	}
+	return l.ill(ctx, s, m)
 }
 
 // closedAils says why a node is to be opened that nobody is known to want closed;
@@ -117,14 +156,12 @@ func (l *Link) nodeAils(ctx context.Context, n node, m *mark) (ails []fleetlink.
 
 // wanted reports whether a group is still to run, and the node still suits it.
 func (l *Link) wanted(ctx context.Context, o owed, n node) (bool, error) {
-	var j job
-	r := request{path: "/v1/job/" + url.PathEscape(o.Job), right: "read-job in namespace " + o.Namespace, query: url.Values{"namespace": {o.Namespace}}}
-	_, err := l.client.value(ctx, r, &j)
+	j, err := l.job(ctx, o)
 	if missing(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read job %s: %w", inNamespace(o.Namespace, o.Job), err)
+		return false, err
 	}
 	return !j.Stop && slices.ContainsFunc(j.TaskGroups, func(g group) bool { return g.Name == o.Group && j.suits(g, n) }), nil
 }

@@ -19,8 +19,10 @@ import (
 // ended should not be found unfinished.
 const ahead = 2 * time.Minute
 
-// apart is how far our clock and Nomad's may be.
-const apart = 30 * time.Second
+// patience is how often one question of a drain may be refused before that is
+// believed: a server that has just come up, or a token that was just renewed, is
+// refused as well.
+const patience = 5
 
 // leaves reports whether an allocation has to leave.
 func (l *Link) leaves(a allocation) bool {
@@ -75,7 +77,9 @@ func (a allocation) waits(n node) string {
 }
 
 // Drain implements fleetlink.Link. A drain of somebody else is left alone and
-// followed; where it ends before the work has left, one of ours follows.
+// followed, also where it comes in the middle; where it ends before the work has
+// left, one of ours follows, and the node stays closed after. What was written to an
+// ephemeral disk that goes along has left when the copy is up.
 func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
 	s, err := l.look(ctx)
 	if err != nil {
@@ -90,7 +94,7 @@ func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
 	}
 	d := &draining{Link: l, mark: m, order: o, stopped: map[string]bool{}, told: []fleetlink.Workload{{}}}
 	if err = l.follow(ctx, s, d.step); err != nil {
-		return fleetlink.Unfinished{Left: l.left(d.last, m), Err: err}
+		return fleetlink.Unfinished{Left: append(l.left(d.last, m), d.copies...), Err: err}
 	}
 	return nil
 }
@@ -102,9 +106,13 @@ type draining struct {
 	order   fleetlink.Order
 	last    sight
 	told    []fleetlink.Workload
+	copies  []fleetlink.Workload // what has left but for what it wrote
 	asked   time.Time       // when Nomad was told last
 	forced  bool            // it was told to end everything
 	stopped map[string]bool // allocations that were ended one by one
+	put     drainSpec       // what Nomad was told last
+	kept    bool            // and was seen to have since
+	robbed  bool            // and has not any more: somebody set another one, without a word
 }
 
 // step does what is to be done about what is seen now. It is done when all has
@@ -112,8 +120,17 @@ type draining struct {
 // what keeps news from coming.
 func (d *draining) step(ctx context.Context, s sight, news bool, trouble error) (done bool, err error) {
 	d.last = s
+	if err := d.owner(s.node); err != nil {
+		return false, err
+	}
 	left := d.seen(s)
-	if !news {
+	over := len(left) == 0 && d.mark.word(s.node) && s.node.closed()
+	if over {
+		if left, err = d.copying(ctx, s.node.ID, d.mark.Away); err != nil {
+			return false, err
+		}
+		d.copies = left
+	} else if !news {
 		left = d.left(s, d.mark)
 		for i := range left {
 			if trouble != nil {
@@ -125,16 +142,20 @@ func (d *draining) step(ctx context.Context, s sight, news bool, trouble error) 
 		d.order.Tell(left)
 		d.told = left
 	}
-	if len(left) == 0 && d.mark.word(s.node) && s.node.closed() {
-		return true, nil
+	if over {
+		return len(left) == 0, nil
 	}
 	at := d.options.Now()
 	if at.Sub(d.asked).Abs() < d.again {
 		return false, nil
 	}
 	if spec := d.wants(s, at); spec != nil {
-		d.asked, d.forced = at, spec.Deadline < 0
-		return false, d.setDrain(ctx, s.node.ID, spec, false, d.meta(d.mark, d.order.Why))
+		d.asked, d.forced, d.put, d.kept, d.robbed = at, spec.Deadline < 0, *spec, false, false
+		meta := d.meta(d.mark, d.order.Why)
+		if spec.Deadline > 0 {
+			meta[metaUntil] = d.until()
+		}
+		return false, d.setDrain(ctx, s.node.ID, spec, false, meta)
 	}
 	if d.order.Force && (d.foreign(s.node) || s.node.DrainStrategy == nil) {
 		d.asked = at
@@ -143,7 +164,36 @@ func (d *draining) step(ctx context.Context, s sight, news bool, trouble error) 
 	return false, nil
 }
 
-func (d *draining) foreign(n node) bool { return n.DrainStrategy != nil && !d.named(n) }
+// foreign reports whether somebody else's drain is under way.
+func (d *draining) foreign(n node) bool { return n.DrainStrategy != nil && (!d.named(n) || d.robbed) }
+
+// owner sees whether somebody else drained the node meanwhile: it is theirs from
+// then on, and stays closed when the work comes back. Where somebody opened it,
+// nobody wants it closed but this machine.
+func (d *draining) owner(n node) error {
+	if has := n.DrainStrategy; has != nil && d.named(n) {
+		same := has.drainSpec == d.put
+		d.robbed = d.kept && !same
+		d.kept = d.kept || same
+	}
+	theirs := d.mark.Theirs
+	switch {
+	case !n.closed():
+		theirs = false
+	case n.agents(): // as it goes down
+	case d.taken(n, d.mark), d.foreign(n):
+		theirs = true
+	}
+	if theirs == d.mark.Theirs {
+		return nil
+	}
+	d.mark.Theirs = theirs
+	return d.save(d.mark)
+}
+
+// until is the order's deadline, as a drain's Meta has it: what Nomad makes of it is
+// by another clock.
+func (d *draining) until() string { return d.order.Deadline.UTC().Format(time.RFC3339Nano) }
 
 // wants is the drain that Nomad is to be told of; nil if it need not be.
 func (d *draining) wants(s sight, at time.Time) *drainSpec {
@@ -166,7 +216,7 @@ func (d *draining) wants(s sight, at time.Time) *drainSpec {
 		return spec
 	case (spec.Deadline < 0) != (has.Deadline < 0), (spec.Deadline == 0) != (has.Deadline == 0):
 		return spec
-	case spec.Deadline > 0 && (has.ForceDeadline.After(d.order.Deadline.Add(apart)) || has.ForceDeadline.Before(d.order.Deadline.Add(-ahead-apart))):
+	case spec.Deadline > 0 && s.node.LastDrain.Meta[metaUntil] != d.until():
 		return spec
 	}
 	return nil
@@ -217,7 +267,7 @@ func (l *Link) follow(ctx context.Context, s sight, step func(context.Context, s
 	id, nodeAt, allocsAt := s.node.ID, s.nodeAt, s.allocsAt // s changes
 	watchers.Go(func() { l.watchNode(watched, id, nodeAt, feed) })
 	watchers.Go(func() { l.watchAllocations(watched, id, allocsAt, feed) })
-	trouble := map[string]error{}
+	trouble, refused := map[string]error{}, map[string]int{}
 	quiet := time.NewTimer(l.hush)
 	defer quiet.Stop()
 	for fresh := true; ; {
@@ -225,9 +275,11 @@ func (l *Link) follow(ctx context.Context, s sight, step func(context.Context, s
 		if done {
 			return nil
 		}
-		trouble["order"] = err
-		for _, err := range trouble {
-			if settled(err) {
+		if trouble["order"] = err; settled(err) {
+			refused["order"]++
+		}
+		for of, err := range trouble {
+			if settled(err) && refused[of] >= patience {
 				return err
 			}
 		}
@@ -242,7 +294,11 @@ func (l *Link) follow(ctx context.Context, s sight, step func(context.Context, s
 			fresh = false
 		case n := <-feed:
 			fresh = true
-			if trouble[n.of] = n.err; n.err == nil {
+			switch trouble[n.of] = n.err; {
+			case settled(n.err):
+				refused[n.of]++
+			case n.err == nil:
+				refused[n.of] = 0
 				n.apply(&s)
 			}
 		}

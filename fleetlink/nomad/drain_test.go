@@ -1,6 +1,7 @@
 package nomad
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -201,6 +202,11 @@ func TestRecordLost(t *testing.T) {
 	if standing, err := lost.Standing(t.Context()); err != nil || standing.Ours {
 		t.Errorf("standing %+v, %v", standing, err)
 	}
+	for name, ask := range map[string]func(context.Context) ([]fleetlink.Workload, error){"preflight": lost.Preflight, "ailments": lost.Ailments} {
+		if ws, err := ask(t.Context()); err != nil || len(ws) != 1 || !strings.Contains(ws[0].Why, "what was written down of that is lost") {
+			t.Errorf("%s: %v, %v", name, ws, err)
+		}
+	}
 	if err := lost.Resume(t.Context()); err != nil || !s.at().closed() {
 		t.Errorf("a node that nobody knows to be ours was opened: %v", err)
 	}
@@ -262,9 +268,11 @@ func TestBatch(t *testing.T) {
 
 func TestDeadlines(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)
+	// ours is a drain that was told of a deadline of the order; Nomad's clock has none
+	// of it to do with ours.
 	ours := func(deadline time.Duration, until time.Time) sight {
-		return sight{node: node{DrainStrategy: &drainStrategy{drainSpec{Deadline: deadline}, until},
-			LastDrain: &lastDrain{Meta: map[string]string{metaMachine: machine.ID, metaOrder: "1"}}}}
+		return sight{node: node{DrainStrategy: &drainStrategy{drainSpec{Deadline: deadline}, until.AddDate(3, 0, 0)},
+			LastDrain: &lastDrain{Meta: map[string]string{metaMachine: machine.ID, metaOrder: "1", metaUntil: until.UTC().Format(time.RFC3339Nano)}}}}
 	}
 	in := func(d time.Duration) fleetlink.Order { return fleetlink.Order{Deadline: at.Add(d)} }
 	force := fleetlink.Order{Force: true, Deadline: at.Add(time.Minute)}
@@ -279,14 +287,14 @@ func TestDeadlines(t *testing.T) {
 		"a minute":           {true, in(time.Minute), sight{}, 45 * time.Second},
 		"past":               {true, in(-time.Minute), sight{}, 1},
 		"never":              {true, fleetlink.Order{}, sight{}, 0},
-		"as it is":           {true, in(time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 1 << 62},
-		"about as it is":     {true, in(time.Hour), ours(time.Hour, at.Add(58*time.Minute+10*time.Second)), 1 << 62},
-		"the end is near":    {true, in(3 * time.Minute), ours(58*time.Minute, at.Add(time.Minute)), 1 << 62},
+		"as it is":           {true, in(time.Hour), ours(58*time.Minute, at.Add(time.Hour)), 1 << 62},
+		"the end is near":    {true, in(time.Second), ours(58*time.Minute, at.Add(time.Second)), 1 << 62},
+		"it is past":         {true, in(-time.Minute), ours(58*time.Minute, at.Add(-time.Minute)), 1 << 62},
 		"too late":           {true, in(time.Hour), ours(2*time.Hour, at.Add(2*time.Hour)), 58 * time.Minute},
+		"another":            {true, in(2 * time.Hour), ours(58*time.Minute, at.Add(time.Hour)), 118 * time.Minute},
 		"none any more":      {false, in(time.Hour), ours(time.Hour, at.Add(time.Hour)), 0},
-		"another":            {true, in(2 * time.Hour), ours(58*time.Minute, at.Add(58*time.Minute)), 118 * time.Minute},
 		"none as it is":      {false, in(time.Hour), ours(0, time.Time{}), 1 << 62},
-		"force":              {true, force, ours(58*time.Minute, at.Add(58*time.Minute)), -1},
+		"force":              {true, force, ours(58*time.Minute, at.Add(time.Minute)), -1},
 		"force as it is":     {true, force, ours(-1, time.Time{}), 1 << 62},
 		"no force any more":  {false, in(time.Hour), ours(-1, time.Time{}), 0},
 		"a cordon before it": {false, in(time.Hour), sight{node: node{SchedulingEligibility: ineligible}}, 0},

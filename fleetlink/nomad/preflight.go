@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"path"
 	"slices"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/drydock-os/drydock/fleetlink"
 )
@@ -28,7 +25,7 @@ const inFlight = 4
 //     shows. A constraint to an attribute that is unique excludes all others;
 //   - a batch job, which nothing but its end moves, where no deadline does.
 //
-// Not judged: whether the others have room enough, and constraints on other
+// What Ailments would name of it is named as well. Not judged: whether the others have room enough, and constraints on other
 // attributes. Nomad then ends the allocation here, and places another one when
 // it can.
 func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
@@ -46,11 +43,20 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 	others := slices.DeleteFunc(all, func(n node) bool {
 		return n.ID == s.node.ID || n.Status != ready || n.SchedulingEligibility != eligible || n.Drain
 	})
-	groups, err := l.groups(ctx, s.allocs)
+	var services []groupID
+	for _, a := range s.allocs {
+		if a.kind() == service {
+			services = append(services, a.groupID())
+		}
+	}
+	groups, err := l.tallies(ctx, s.node.ID, services)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	var held []fleetlink.Workload
+	held, err := l.unwell(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
 	for _, a := range s.allocs {
 		if why := l.obstacle(a, others, groups); why != "" {
 			held = append(held, fleetlink.Workload{Name: a.String(), Why: why})
@@ -81,7 +87,7 @@ func (l *Link) mayWrite(ctx context.Context, id string) error {
 }
 
 // obstacle says why an allocation could not leave now; "" if nothing is known.
-func (l *Link) obstacle(a allocation, others []node, groups map[groupID]int) string {
+func (l *Link) obstacle(a allocation, others []node, groups map[groupID]tally) string {
 	if !l.leaves(a) || a.stopping() || a.kind() == system || a.Job == nil {
 		return ""
 	}
@@ -92,7 +98,7 @@ func (l *Link) obstacle(a allocation, others []node, groups map[groupID]int) str
 		return fmt.Sprintf("a %s job: runs until it ends", a.kind())
 	}
 	g := a.group()
-	if healthy := groups[a.groupID()]; g.Migrate != nil && healthy <= g.Count-g.Migrate.MaxParallel {
+	if healthy := groups[a.groupID()].told; g.Migrate != nil && healthy <= g.Count-g.Migrate.MaxParallel {
 		return fmt.Sprintf("%d of the %d in its group are healthy, and no more than %d may be away at a time", healthy, g.Count, g.Migrate.MaxParallel)
 	}
 	if by := a.Job.bound(g); by != "" {
@@ -102,59 +108,6 @@ func (l *Link) obstacle(a allocation, others []node, groups map[groupID]int) str
 		return fmt.Sprintf("there is no other node that suits it (%d are ready and eligible)", len(others))
 	}
 	return ""
-}
-
-// groupID tells task groups apart.
-type groupID struct{ namespace, job, group string }
-
-func (a allocation) groupID() groupID { return groupID{a.Namespace, a.JobID, a.TaskGroup} }
-
-// groups counts the healthy allocations of the service groups that run here,
-// wherever they are.
-func (l *Link) groups(ctx context.Context, here []allocation) (map[groupID]int, error) {
-	var jobs []groupID
-	for _, a := range here {
-		if id := (groupID{a.Namespace, a.JobID, ""}); a.kind() == service && !slices.Contains(jobs, id) {
-			jobs = append(jobs, id)
-		}
-	}
-	counts := make([]map[groupID]int, len(jobs))
-	var asked errgroup.Group
-	asked.SetLimit(inFlight)
-	for i, id := range jobs {
-		asked.Go(func() (err error) {
-			counts[i], err = l.healthy(ctx, id)
-			return err
-		})
-	}
-	err := asked.Wait()
-	sum := map[groupID]int{}
-	for _, c := range counts {
-		for id, n := range c {
-			sum[id] += n
-		}
-	}
-	return sum, err
-}
-
-// healthy counts a job's healthy allocations.
-func (l *Link) healthy(ctx context.Context, id groupID) (map[groupID]int, error) {
-	r := request{path: "/v1/job/" + url.PathEscape(id.job) + "/allocations", right: "read-job in namespace " + id.namespace,
-		query: url.Values{"namespace": {id.namespace}}}
-	count := map[groupID]int{}
-	_, err := l.client.get(ctx, r, func(from *limited) error {
-		_, err := decodeAllocations(from, func(a allocation) bool {
-			if a.healthy() {
-				count[groupID{id.namespace, id.job, a.TaskGroup}]++
-			}
-			return false
-		})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the allocations of job %s: %w", inNamespace(id.namespace, id.job), err)
-	}
-	return count, nil
 }
 
 // constraints are all that hold for a group.

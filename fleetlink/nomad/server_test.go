@@ -38,6 +38,7 @@ type server struct {
 	tokens map[string]rights // nil: ACLs are off
 	silent atomic.Bool       // nothing is answered
 	broken atomic.Int32      // so many answers are 500; below 0: all
+	denies atomic.Int32      // so many reads are refused, as with a token that a server does not know yet
 	back   atomic.Bool       // indexes go back
 	onward atomic.Bool       // indexes go on without a change
 	puts   atomic.Int32      // writes that came
@@ -76,6 +77,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if n := s.broken.Load(); n != 0 {
 		s.broken.Store(max(n-1, -1))
 		http.Error(w, "No cluster leader", 500)
+		return
+	}
+	if s.denies.Load() > 0 && r.Method == http.MethodGet && s.denies.Add(-1) >= 0 {
+		http.Error(w, "ACL token not found", http.StatusForbidden)
 		return
 	}
 	is := rights{node: "write", agent: true, read: []string{"*"}, stop: true}
@@ -207,22 +212,21 @@ func (s *server) readJob(r *http.Request, part []string, is rights) reply {
 	if !is.reads(namespace) {
 		return denied
 	}
-	for _, j := range s.jobs {
-		if j.ID != part[1] || j.Namespace != namespace {
-			continue
-		}
-		if len(part) == 2 {
-			return reply{index: s.index, value: j}
-		}
+	if len(part) == 3 { // of a job that is not there as well
 		list := []any{}
 		for _, a := range s.allocs {
-			if a.Job == j {
+			if a.JobID == part[1] && a.Namespace == namespace {
 				stub := *a
 				stub.Job = nil
 				list = append(list, stub)
 			}
 		}
 		return reply{index: s.allocsI, value: list}
+	}
+	for _, j := range s.jobs {
+		if j.ID == part[1] && j.Namespace == namespace {
+			return reply{index: s.index, value: j}
+		}
 	}
 	return refuse(404, "job not found")
 }
@@ -316,6 +320,7 @@ func (s *server) writeJob(r *http.Request, part []string) reply {
 			body.Count = 0
 		default:
 			j.TaskGroups[0].Count = body.Count
+			j.Version++
 		}
 		for _, a := range s.allocs { // those of the highest numbers go
 			if number := 0; a.Job == j {

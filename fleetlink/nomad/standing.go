@@ -17,6 +17,7 @@ const (
 	metaMachine = "drydock.machine" // machine-id
 	metaOrder   = "drydock.order"   // mark.Order
 	metaFound   = "drydock.found"   // eligibility that was found before
+	metaUntil   = "drydock.until"   // the order's deadline, where Nomad is told one
 )
 
 // A mark is what is remembered of the time out of service: in the record, as
@@ -30,6 +31,9 @@ type mark struct {
 	Over    bool     `json:"over,omitempty"`   // it was resumed
 	Drivers []string `json:"drivers,omitempty"`
 	System  []owed   `json:"system,omitempty"` // what ran here of system jobs
+	Away    []away   `json:"away,omitempty"`   // and of others
+
+	lost bool // it is not remembered, but what a drain under way says of itself
 }
 
 // ours reports whether the node is out of service on our word.
@@ -80,7 +84,7 @@ func (l *Link) recall(n node) (*mark, error) {
 	m, err := l.load()
 	if err == nil && !m.ours() && n.DrainStrategy != nil && l.named(n) {
 		meta := n.LastDrain.Meta
-		m = &mark{Node: n.ID, Order: meta[metaOrder], Why: meta[metaMessage], Theirs: meta[metaFound] != eligible}
+		m = &mark{Node: n.ID, Order: meta[metaOrder], Why: meta[metaMessage], Theirs: meta[metaFound] != eligible, lost: true}
 	}
 	return m, err
 }
@@ -99,7 +103,13 @@ func (l *Link) Standing(ctx context.Context) (fleetlink.Standing, error) {
 	if err != nil {
 		return fleetlink.Standing{}, fmt.Errorf("read the node's standing: %w", err)
 	}
-	return fleetlink.Standing{Ours: true, Open: !n.closed(), Left: l.left(sight{node: n, allocs: as}, m)}, nil
+	left := l.left(sight{node: n, allocs: as}, m)
+	if len(left) == 0 {
+		if left, err = l.copying(ctx, n.ID, m.Away); err != nil {
+			return fleetlink.Standing{}, fmt.Errorf("read the node's standing: %w", err)
+		}
+	}
+	return fleetlink.Standing{Ours: true, Open: !n.closed(), Left: left}, nil
 }
 
 // Cordon implements fleetlink.Link. Nomad has no place for the reason of a cordon
@@ -113,21 +123,15 @@ func (l *Link) Cordon(ctx context.Context, why string) error {
 	if err != nil {
 		return fmt.Errorf("cordon: %w", err)
 	}
-	if m.ours() && m.Node == s.node.ID && s.node.closed() {
-		if !l.taken(s.node, m) {
-			return l.save(m) // it may be one that was lost
-		}
-	}
 	fresh := &mark{Node: s.node.ID, Order: l.options.Now().UTC().Format(time.RFC3339Nano), Why: why,
-		Theirs: s.node.closed(), Before: s.node.drainID(), System: s.running()}
-	for name, d := range s.node.Drivers {
-		if d.Detected && d.Healthy {
-			fresh.Drivers = append(fresh.Drivers, name)
-		}
+		Theirs: s.node.closed(), Before: s.node.drainID()}
+	if m.ours() && m.Node == s.node.ID && s.node.closed() && !l.taken(s.node, m) {
+		fresh = m // it may be one that was lost
 	}
-	slices.Sort(fresh.Drivers)
-	if m.ours() { // they were seen before the work left
-		fresh.System, fresh.Drivers = m.System, m.Drivers
+	if m.ours() && !m.lost { // they were seen before the work left
+		fresh.System, fresh.Drivers, fresh.Away = m.System, m.Drivers, m.Away
+	} else if err := l.survey(ctx, s, fresh); err != nil {
+		return fmt.Errorf("cordon: %w", err)
 	}
 	// The mark is first: one too many makes Resume do nothing, one too few would
 	// leave the machine out of service for ever.
@@ -141,6 +145,19 @@ func (l *Link) Cordon(ctx context.Context, why string) error {
 		return fmt.Errorf("cordon: %w", err)
 	}
 	return nil
+}
+
+// survey notes what is to be as well as it is now.
+func (l *Link) survey(ctx context.Context, s sight, m *mark) (err error) {
+	m.System, m.Drivers = s.running(), nil
+	for name, d := range s.node.Drivers {
+		if d.Detected && d.Healthy {
+			m.Drivers = append(m.Drivers, name)
+		}
+	}
+	slices.Sort(m.Drivers)
+	m.Away, err = l.away(ctx, s.node.ID, s.allocs)
+	return err
 }
 
 // drainID tells a node's last drain from others.

@@ -28,6 +28,7 @@ type cluster struct {
 	ending  time.Duration // that a task takes to end
 	idle    bool          // nothing is placed
 	lies    bool          // a drain is called complete at once, and nothing ends
+	copies  bool          // what goes along with an allocation is on its way
 }
 
 type simDrain struct {
@@ -72,6 +73,8 @@ type simGroup struct {
 	Count   int
 	Migrate *simMigrate `json:",omitempty"`
 	Tasks   []simTask
+
+	EphemeralDisk struct{ Migrate bool }
 }
 
 type simJob struct {
@@ -79,6 +82,7 @@ type simJob struct {
 	Datacenters                   []string
 	Constraints, Affinities       []simConstraint
 	Stop                          bool
+	Version                       uint64
 	TaskGroups                    []simGroup
 }
 
@@ -90,7 +94,8 @@ type simTransition struct {
 
 type simAlloc struct {
 	ID, Name, Namespace, JobID, JobType, TaskGroup, NodeID string
-	DesiredStatus, ClientStatus                            string
+	DesiredStatus, ClientStatus, NextAllocation            string
+	JobVersion                                             uint64
 	DesiredTransition                                      simTransition
 	DeploymentStatus                                       *simHealth `json:",omitempty"`
 	Job                                                    *simJob
@@ -177,7 +182,7 @@ func (c *cluster) register(j *simJob, on string) *simAlloc {
 		if on != "" {
 			a = c.place(j, c.node(on), 0)
 			a.ClientStatus = "running"
-			a.DeploymentStatus = &simHealth{new(bool)}
+			a.DeploymentStatus = &simHealth{new(true)}
 		}
 	})
 	return a
@@ -197,7 +202,12 @@ func (c *cluster) place(j *simJob, n *simNode, number int) *simAlloc {
 	c.serial++
 	g := j.TaskGroups[0].Name
 	a := &simAlloc{ID: fmt.Sprintf("%08d-aaaa-bbbb-cccc-dddddddddddd", c.serial), Name: fmt.Sprintf("%s.%s[%d]", j.ID, g, number), Namespace: j.Namespace,
-		JobID: j.ID, JobType: j.Type, TaskGroup: g, NodeID: n.ID, DesiredStatus: "run", ClientStatus: "pending", Job: j}
+		JobID: j.ID, JobType: j.Type, TaskGroup: g, NodeID: n.ID, DesiredStatus: "run", ClientStatus: "pending", Job: j, JobVersion: j.Version}
+	for _, old := range c.allocs { // the one that it takes over from
+		if old.Job == j && old.Name == a.Name && old.DesiredTransition.Migrate != nil && old.NextAllocation == "" {
+			old.NextAllocation = a.ID
+		}
+	}
 	c.allocs = append(c.allocs, a)
 	c.touchAlloc(a)
 	return a
@@ -238,6 +248,7 @@ func (c *cluster) client(a *simAlloc, now time.Time) {
 			a.ClientStatus = "complete"
 			c.touchAlloc(a)
 		}
+	case a.ClientStatus == "pending" && c.copies && a.Job.TaskGroups[0].EphemeralDisk.Migrate:
 	case a.ClientStatus == "pending" && !a.stuck:
 		a.ClientStatus = "running"
 		c.touchAlloc(a)

@@ -79,6 +79,8 @@ func (n node) agents() bool {
 
 type allocation struct {
 	ID, Name, Namespace, JobID, JobType, TaskGroup string // JobType in a list of a job's alone
+	NodeID, NextAllocation                         string // the one that takes its place
+	JobVersion                                     uint64 // in a list of a job's alone
 	DesiredStatus                                  string // run, stop, evict
 	ClientStatus                                   string // pending, running, complete, failed, lost, unknown
 	DesiredTransition                              struct{ Migrate *bool }
@@ -142,6 +144,7 @@ type job struct {
 	Datacenters []string
 	NodePool    string
 	Stop        bool
+	Version     uint64
 	Constraints []constraint
 	TaskGroups  []group
 }
@@ -151,7 +154,9 @@ type group struct {
 	Count       int
 	Constraints []constraint
 	Migrate     *struct{ MaxParallel int }
-	Tasks       []struct {
+
+	EphemeralDisk *struct{ Migrate bool }
+	Tasks         []struct {
 		Driver      string
 		Constraints []constraint
 	}

@@ -1,0 +1,192 @@
+package nomad
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drydock-os/drydock/fleetlink"
+)
+
+// TestDrainInTheMiddle: who drains the node while we do has it from then on, with a
+// word or without; who gives it back has not.
+func TestDrainInTheMiddle(t *testing.T) {
+	words := simWords{"person", map[string]string{"message": "new disks"}}
+	for name, c := range map[string]struct {
+		then   func(s *server)
+		closed bool
+	}{
+		"with a word": {func(s *server) { s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, words, time.Now()) }, true},
+		"without a word": {func(s *server) {
+			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, simWords{accessor: "person"}, time.Now())
+		}, true},
+		"and given back": {func(s *server) {
+			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, words, time.Now())
+			s.setDrain(s.node("a"), nil, true, simWords{accessor: "person"}, time.Now())
+		}, false},
+		"given back": {func(s *server) { s.setDrain(s.node("a"), nil, true, simWords{accessor: "person"}, time.Now()) }, false},
+		"by its own agent": {func(s *server) {
+			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, simWords{s.node("a").ID, map[string]string{"message": "shutting down"}}, time.Now())
+		}, false},
+	} {
+		s, address := open(t)
+		release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		r := &memory{}
+		l := link(t, Options{Address: address}, r)
+		done := make(chan error)
+		go func() { done <- out(t, l, fleetlink.Order{}, 20*time.Second) }()
+		until(t, "the node drains", func() bool { n := s.at(); return n.DrainStrategy != nil })
+		<-time.After(300 * time.Millisecond) // it is seen to
+		s.do(func() { c.then(s) })
+		<-time.After(300 * time.Millisecond)
+		if n := s.at(); c.closed && (n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour) {
+			t.Errorf("%s: their drain is now %+v", name, n.DrainStrategy)
+		}
+		release()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := link(t, Options{Address: address}, r).Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.at(); n.closed() != c.closed {
+			t.Errorf("%s: closed is %v", name, n.closed())
+		}
+	}
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 2000 {
+		if ok() {
+			return
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	t.Fatalf("never: %s", what)
+}
+
+// TestClocksApart: a drain with a deadline is told once, wherever Nomad's clock is.
+func TestClocksApart(t *testing.T) {
+	for _, off := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
+		s, address := open(t)
+		s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		l := link(t, Options{Address: address, EndAtDeadline: true, Now: func() time.Time { return time.Now().Add(off) }}, &memory{})
+		says(t, "the drain", out(t, l, fleetlink.Order{Deadline: time.Now().Add(off + time.Hour)}, time.Second), "web.main[0]")
+		if n := s.puts.Load(); n != 2 { // the cordon, and the drain
+			t.Errorf("%s off: %d writes", off, n)
+		}
+		if d := s.at().DrainStrategy; d == nil || (d.Deadline-58*time.Minute).Abs() > time.Minute {
+			t.Errorf("%s off: %+v", off, d)
+		}
+	}
+}
+
+// TestMoved: services that left have to run elsewhere, as many of them as before,
+// unless somebody wants something else by now.
+func TestMoved(t *testing.T) {
+	s, address := open(t)
+	j := newJob("service", "web", 1)
+	s.register(j, "a")
+	s.do(func() {
+		s.nodes = append(s.nodes, &simNode{ID: "c0", Name: "c", Status: "ready", SchedulingEligibility: "ineligible"})
+	})
+	l := link(t, Options{Address: address}, &memory{})
+	ails := func() string {
+		t.Helper()
+		ails, err := l.Ailments(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		return fleetlink.Names(ails)
+	}
+	if err := l.Cordon(t.Context(), "test"); err != nil {
+		t.Fatal(err)
+	}
+	s.do(func() { s.idle = true })
+	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := ails(); got != "" {
+		t.Errorf("before the resume, when it may be this machine that is missing: %s", got)
+	}
+	if err := l.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const want = "web.main (some of it left this machine, and 0 of the 1 that ran before run healthily now)"
+	if got := ails(); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for name, change := range map[string]func(){
+		"was stopped":     func() { j.Stop = true },
+		"was changed":     func() { j.Version++ },
+		"was scaled to 0": func() { j.TaskGroups[0].Count = 0 },
+		"lost this group": func() { j.TaskGroups[0].Name = "other" },
+		"was purged":      func() { s.jobs = nil },
+	} {
+		was, group := *j, j.TaskGroups[0]
+		s.do(change)
+		if got := ails(); got != "" {
+			t.Errorf("the job %s, and: %s", name, got)
+		}
+		s.do(func() { *j = was; j.TaskGroups[0] = group; s.jobs = []*simJob{j} })
+	}
+	sick := func(yes bool) {
+		s.do(func() {
+			for _, a := range s.allocs {
+				a.sick = yes
+			}
+		})
+	}
+	s.do(func() { s.place(j, s.node("b"), 0) })
+	sick(true)
+	until(t, "it runs", func() bool { return len(s.here("b")) == 1 })
+	if got := ails(); got != want {
+		t.Errorf("while it is not healthy: %s, want %s", got, want)
+	}
+	sick(false)
+	until(t, "all is well", func() bool { return ails() == "" })
+}
+
+// TestDiskThatGoesAlong: the copy is made from this machine.
+func TestDiskThatGoesAlong(t *testing.T) {
+	s, address := open(t)
+	j := newJob("service", "db", 1)
+	j.TaskGroups[0].EphemeralDisk.Migrate = true
+	s.register(j, "a")
+	s.do(func() { s.copies = true })
+	r := &memory{}
+	l := link(t, Options{Address: address}, r)
+	var told []fleetlink.Workload
+	progress := func(left []fleetlink.Workload) { told = append(told, left...) }
+	says(t, "the drain", out(t, l, fleetlink.Order{Progress: progress}, time.Second), "db.main[0] (has left, and may still be copying")
+	if here := s.here("a"); len(here) > 0 || !slices.ContainsFunc(told, func(w fleetlink.Workload) bool { return strings.Contains(w.Why, "copying") }) {
+		t.Errorf("here are %v, and progress %v", here, told)
+	}
+	again := link(t, Options{Address: address}, r)
+	if standing, err := again.Standing(t.Context()); err != nil || standing.Drained() || len(standing.Left) != 1 {
+		t.Errorf("standing %+v, %v", standing, err)
+	}
+	says(t, "the drain by force", again.Drain(within(t, time.Second), fleetlink.Order{Force: true}), "may still be copying")
+	s.do(func() { s.copies = false })
+	if err := again.Drain(within(t, 10*time.Second), fleetlink.Order{}); err != nil {
+		t.Fatal(err)
+	}
+	if standing, err := again.Standing(t.Context()); err != nil || !standing.Drained() {
+		t.Errorf("standing %+v, %v", standing, err)
+	}
+}
+
+// TestPreflightNamesWhatIsIll: what would keep the machine from coming back.
+func TestPreflightNamesWhatIsIll(t *testing.T) {
+	s, address := open(t)
+	l := link(t, Options{Address: address}, &memory{})
+	s.do(func() { s.node("a").Drivers["docker"] = simDriver{Detected: true, HealthDescription: "cannot connect"} })
+	s.register(newJob("system", "logs", 0), "")
+	s.do(func() { s.idle = true; s.place(s.jobs[0], s.node("a"), 0).stuck = true })
+	held, err := l.Preflight(t.Context())
+	if got := fleetlink.Names(held); err != nil || got != "node a (its driver docker is not healthy: cannot connect), logs.main[0] (should run here, and is pending)" {
+		t.Errorf("preflight %s, %v", got, err)
+	}
+}
