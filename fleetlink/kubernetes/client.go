@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -58,16 +60,47 @@ type client struct {
 	host    string
 	timeout time.Duration
 	config  *rest.Config
+	stamps  []stamp
 }
 
+// client returns the client of the kubeconfig: the same one as long as the files
+// are the same ones. Each new one may bring connections that nobody closes, and a
+// goroutine that ends with the process (where there is a proxy, client-go shares
+// neither).
 func (l *Link) client() (*client, error) {
 	path, err := l.kubeconfig()
 	if err != nil {
 		return nil, err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kept != nil && l.kept.source == path && !slices.ContainsFunc(l.kept.stamps, stamp.broken) {
+		return l.kept, nil
+	}
+	c, err := connect(path, l.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	if l.kept != nil {
+		utilnet.CloseIdleConnectionsFor(l.kept.rest.Client.Transport)
+	}
+	l.kept = c
+	return c, nil
+}
+
+// connect makes a client of a kubeconfig. It asks nobody yet.
+func connect(path string, timeout time.Duration) (*client, error) {
+	c := &client{source: path, timeout: timeout}
+	if err := c.stamp(path); err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
+	}
 	config, err := load(path)
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", path, err)
+	}
+	// Of a client certificate, client-go itself sees that it is another one.
+	if err := c.stamp(config.CAFile, config.BearerTokenFile); err != nil {
+		return nil, fmt.Errorf("use kubeconfig %s: %w", path, err)
 	}
 	config.GroupVersion = &corev1.SchemeGroupVersion
 	config.APIPath = "/api"
@@ -77,11 +110,38 @@ func (l *Link) client() (*client, error) {
 	config.QPS = -1 // requests are bounded by how many are in flight
 	config.Timeout = 0
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return bounded{rt} })
-	c, err := rest.RESTClientFor(config)
-	if err != nil {
+	if c.rest, err = rest.RESTClientFor(config); err != nil {
 		return nil, fmt.Errorf("use kubeconfig %s: %w", path, err)
 	}
-	return &client{rest: c, source: path, host: config.Host, timeout: l.Timeout, config: config}, nil
+	c.host, c.config = config.Host, config
+	return c, nil
+}
+
+// A stamp is a file as it was.
+type stamp struct {
+	path string
+	info os.FileInfo
+}
+
+// stamp notes files as they are, before they are read.
+func (c *client) stamp(paths ...string) error {
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		c.stamps = append(c.stamps, stamp{path, info})
+	}
+	return nil
+}
+
+// broken reports whether a file is another one now, or was written.
+func (s stamp) broken() bool {
+	now, err := os.Stat(s.path)
+	return err != nil || !os.SameFile(s.info, now) || !now.ModTime().Equal(s.info.ModTime()) || now.Size() != s.info.Size()
 }
 
 // load reads a kubeconfig. Relative paths in it are relative to it.

@@ -30,8 +30,9 @@ import (
 )
 
 // Kubeconfigs are where a kubelet's credential is looked for, in this order: as
-// Flatcar, kubeadm, and k3s keep it.
-var Kubeconfigs = []string{"/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.conf", "/var/lib/rancher/k3s/agent/kubelet.kubeconfig"}
+// Flatcar, kubeadm, k3s, and RKE2 keep it.
+var Kubeconfigs = []string{"/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.conf", "/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
+	"/var/lib/rancher/rke2/agent/kubelet.kubeconfig"}
 
 // Options say how a node is taken out of service. The zero value evicts as
 // `kubectl drain --ignore-daemonsets` does.
@@ -115,7 +116,8 @@ type Link struct {
 	Options
 
 	mu   sync.Mutex
-	node string // found, for as long as this process lives
+	node string  // found, for as long as this process lives
+	kept *client // nil: none yet
 }
 
 // New returns the link of a machine. It asks nobody yet; the options are valid.
