@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -101,42 +102,38 @@ func delay(s metav1.Status) time.Duration {
 
 // rehearse evicts pods as a dry run, and names those that could not leave.
 func (s *session) rehearse(ctx context.Context, pods []*pod) ([]fleetlink.Workload, error) {
-	why := make([]string, len(pods))
+	all := make([]fleetlink.Workload, len(pods))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(s.link.InFlight)
 	for i, p := range pods {
-		if why[i] = s.held(p); why[i] != "" || p.fate == stays || !p.end.IsZero() {
+		if all[i] = s.held(p); all[i].Why != "" || p.fate == stays || !p.end.IsZero() {
 			continue
 		}
 		g.Go(func() (err error) {
-			why[i], err = s.try(ctx, p)
+			all[i].Why, err = s.try(ctx, p)
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("try evictions: %w", err)
 	}
-	var held []fleetlink.Workload
-	for i, p := range pods {
-		if why[i] != "" {
-			held = append(held, fleetlink.Workload{Name: p.String(), Why: why[i]})
-		}
-	}
-	return held, nil
+	return slices.DeleteFunc(all, func(w fleetlink.Workload) bool { return w.Why == "" }), nil
 }
 
-// held is why a pod keeps this machine from its reboot, without asking; "": it
+// held is why a pod keeps this machine from its reboot, without asking; no Why: it
 // does not.
-func (s *session) held(p *pod) string {
+func (s *session) held(p *pod) fleetlink.Workload {
+	w := fleetlink.Workload{Name: p.String()}
 	switch {
+	case s.skips(p):
 	case selects(s.link.BlockingPods, p.labels) && !p.finished:
-		return "its labels match " + s.link.BlockingPods + ", which the policy says forbids a reboot"
+		w.Why = "its labels match " + s.link.BlockingPods + ", which the policy says forbids a reboot"
 	case p.fate == refuses:
-		return p.why
-	case p.fate == leaves && !p.end.IsZero() && s.link.Now().After(p.end.Add(overdue)):
-		return p.ending(s.link.Now())
+		w.Why = p.why
+	case p.fate == leaves && !p.end.IsZero() && s.now().After(p.end.Add(overdue)):
+		w.Why = p.ending(s.now())
 	}
-	return ""
+	return w
 }
 
 // try is why a pod could not be evicted; "": it could.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -60,7 +61,14 @@ type client struct {
 	host    string
 	timeout time.Duration
 	config  *rest.Config
+	date    atomic.Int64 // of its latest answer, in seconds since 1970; 0: none said
 	stamps  []stamp
+}
+
+// clock is the API server's time, as of its latest answer.
+func (c *client) clock() (now time.Time, told bool) {
+	seconds := c.date.Load()
+	return time.Unix(seconds, 0), seconds != 0
 }
 
 // client returns the client of the kubeconfig: the same one as long as the files
@@ -109,7 +117,7 @@ func connect(path string, timeout time.Duration) (*client, error) {
 	config.UserAgent = "drydockd"
 	config.QPS = -1 // requests are bounded by how many are in flight
 	config.Timeout = 0
-	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return bounded{rt} })
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return bounded{rt, &c.date} })
 	if c.rest, err = rest.RESTClientFor(config); err != nil {
 		return nil, fmt.Errorf("use kubeconfig %s: %w", path, err)
 	}
@@ -166,13 +174,22 @@ func load(path string) (*rest.Config, error) {
 	return clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
 }
 
-// bounded cuts answers off that are longer than any right one.
-type bounded struct{ next http.RoundTripper }
+// bounded cuts answers off that are longer than any right one, and notes when they
+// were given.
+type bounded struct {
+	next http.RoundTripper
+	date *atomic.Int64
+}
 
 // RoundTrip implements http.RoundTripper. A watch has no end; its frames are
 // bounded by the decoder.
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := b.next.RoundTrip(r)
+	if err == nil && answer.StatusCode < 300 {
+		if at, wrong := http.ParseTime(answer.Header.Get("Date")); wrong == nil {
+			b.date.Store(at.Unix())
+		}
+	}
 	if err == nil && r.URL.Query().Get("watch") == "" {
 		answer.Body = &bounds{ReadCloser: answer.Body, left: maxAnswer}
 	}

@@ -310,7 +310,7 @@ func (d *drain) confirm(ctx context.Context) (done bool, err error) {
 		if d.trouble = err.Error(); d.ends(err) {
 			return false, err
 		}
-	case len(d.link.left(pods, d.order.Force)) > 0:
+	case len(d.s.left(pods, d.order.Force)) > 0:
 		return false, d.hear(event{all: true, pods: pods})
 	default:
 		if d.volumes, err = d.s.volumes(ctx, pods); err == nil && len(d.volumes) == 0 {

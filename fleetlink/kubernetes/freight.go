@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -60,7 +61,7 @@ func (d *drain) empty() bool {
 		return false
 	}
 	for _, f := range d.known {
-		if f.fate != stays {
+		if _, here := d.s.still(f.pod, d.order.Force); here {
 			return false
 		}
 	}
@@ -68,26 +69,18 @@ func (d *drain) empty() bool {
 }
 
 // left lists what is left, by name, and why.
-func (d *drain) left() []fleetlink.Workload {
-	var pods []*pod
+func (d *drain) left() (left []fleetlink.Workload) {
 	for _, f := range d.known {
-		pods = append(pods, f.pod)
-	}
-	slices.SortFunc(pods, func(a, b *pod) int { return strings.Compare(a.String(), b.String()) })
-	left := d.link.left(pods, d.order.Force)
-	i := 0
-	for _, p := range pods {
-		if p.fate == stays {
+		w, here := d.s.still(f.pod, d.order.Force)
+		if !here {
 			continue
 		}
-		if left[i].Why == "" {
-			left[i].Why = d.known[p.uid].why
+		if w.Why = cmp.Or(w.Why, f.why); w.Why == "" && d.link.Now().Before(d.from) {
+			w.Why = "load balancers are given until " + d.from.UTC().Format(time.TimeOnly) + " UTC to leave this node"
 		}
-		if left[i].Why == "" && d.link.Now().Before(d.from) {
-			left[i].Why = "load balancers are given until " + d.from.UTC().Format(time.TimeOnly) + " UTC to leave this node"
-		}
-		i++
+		left = append(left, w)
 	}
+	slices.SortFunc(left, func(a, b fleetlink.Workload) int { return strings.Compare(a.Name, b.Name) })
 	left = append(left, d.volumes...)
 	if d.trouble != "" {
 		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: d.trouble})

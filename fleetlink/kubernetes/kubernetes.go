@@ -178,7 +178,7 @@ func (l *Link) Standing(ctx context.Context) (fleetlink.Standing, error) {
 	if err != nil {
 		return fleetlink.Standing{}, err
 	}
-	standing := fleetlink.Standing{Ours: true, Open: !s.object.Spec.Unschedulable, Left: l.left(pods, false)}
+	standing := fleetlink.Standing{Ours: true, Open: !s.object.Spec.Unschedulable, Left: s.left(pods, false)}
 	if len(standing.Left) == 0 {
 		standing.Left, err = s.volumes(ctx, pods)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +25,14 @@ type session struct {
 	word   *Word // nil: not out of service on our word
 	ledger ledger
 	plain  bool // VolumeAttachments may not be listed
+}
+
+// now is the API server's time, or where it says none this machine's.
+func (s *session) now() time.Time {
+	if now, told := s.clock(); told {
+		return now
+	}
+	return s.link.Now()
 }
 
 // open finds the node of this machine and reads it.

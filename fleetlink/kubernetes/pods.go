@@ -35,7 +35,8 @@ type pod struct {
 	why             string // it refuses
 	owner           *metav1.OwnerReference
 	labels          map[string]string
-	end             time.Time // when it is to have ended, if it was told to; zero: it was not
+	made            time.Time // by the API server's clock
+	end             time.Time // when it is to have ended, by the same, if it was told to; zero: it was not
 	finalizers      string
 	unready         string   // why it is not ready; "": it is
 	started         []start  // its containers that run
@@ -57,7 +58,7 @@ func (p *pod) String() string { return p.namespace + "/" + p.name }
 // is gone are removed by the garbage collector.
 func (l *Link) judge(o *corev1.Pod) *pod {
 	p := &pod{namespace: o.Namespace, name: o.Name, uid: o.UID, owner: metav1.GetControllerOf(o),
-		labels: o.Labels, finalizers: strings.Join(o.Finalizers, ", ")}
+		labels: o.Labels, made: o.CreationTimestamp.Time, finalizers: strings.Join(o.Finalizers, ", ")}
 	if p.owner != nil {
 		p.owner = &metav1.OwnerReference{APIVersion: p.owner.APIVersion, Kind: p.owner.Kind, Name: p.owner.Name, UID: p.owner.UID}
 	}
@@ -68,8 +69,6 @@ func (l *Link) judge(o *corev1.Pod) *pod {
 	p.finished = finished
 	_, mirror := o.Annotations[corev1.MirrorPodAnnotationKey]
 	switch {
-	case l.SkipOverdue > 0 && !p.end.IsZero() && l.Now().Sub(p.end) > l.SkipOverdue:
-		p.fate = stays
 	case !finished && p.owner != nil && p.owner.Kind == "DaemonSet" && p.owner.APIVersion == appsv1.SchemeGroupVersion.String():
 		if p.fate = stays; l.RefuseDaemonSets {
 			p.fate, p.why = refuses, "it is of DaemonSet "+p.owner.Name+", and the policy says not to drain past those"
@@ -82,13 +81,13 @@ func (l *Link) judge(o *corev1.Pod) *pod {
 	case !l.Unmanaged && p.owner == nil:
 		p.fate, p.why = refuses, "no controller would make it anew, and the policy says not to end such pods"
 	}
-	if p.fate == stays && !finished {
+	if !finished {
 		p.inspect(o)
 	}
 	return p
 }
 
-// inspect keeps what is asked of pods that stay: whether they are ready, and which
+// inspect keeps what is asked of pods that run: whether they are ready, and which
 // volumes they hold.
 func (p *pod) inspect(o *corev1.Pod) {
 	p.unready = "it does not say whether it is ready"
@@ -149,19 +148,39 @@ func (s *session) pods(ctx context.Context) (pods []*pod, version string, err er
 	return pods, version, nil
 }
 
-// left lists the pods that have to leave, and what is known of why they are here.
-// By force all that does not stay can.
-func (l *Link) left(pods []*pod, force bool) (left []fleetlink.Workload) {
+// still tells of a pod what keeps this machine; here is false where nothing of it
+// does. By force all that does not stay can be removed.
+func (s *session) still(p *pod, force bool) (w fleetlink.Workload, here bool) {
+	w.Name = p.String()
+	switch {
+	case s.skips(p):
+		return w, false
+	case p.fate == stays:
+		return w, false
+	case p.fate == refuses && !force:
+		w.Why = p.why
+	default:
+		w.Why = p.ending(s.now())
+	}
+	return w, true
+}
+
+// left lists what still keeps this machine of its pods.
+func (s *session) left(pods []*pod, force bool) (left []fleetlink.Workload) {
 	for _, p := range pods {
-		switch {
-		case p.fate == stays:
-		case p.fate == refuses && !force:
-			left = append(left, fleetlink.Workload{Name: p.String(), Why: p.why})
-		default:
-			left = append(left, fleetlink.Workload{Name: p.String(), Why: p.ending(l.Now())})
+		if w, here := s.still(p, force); here {
+			left = append(left, w)
 		}
 	}
 	return left
+}
+
+// skips reports whether a pod should have ended so long ago that the policy does
+// not count it. That is asked of the API server's clock, which told it to end:
+// where it says no time, nothing is skipped.
+func (s *session) skips(p *pod) bool {
+	now, told := s.clock()
+	return told && s.link.SkipOverdue > 0 && !p.end.IsZero() && now.Sub(p.end) > s.link.SkipOverdue
 }
 
 // ending tells of a pod that was told to end; "": it was not.

@@ -36,7 +36,7 @@ func (s *session) volumes(ctx context.Context, pods []*pod) (left []fleetlink.Wo
 		return nil, err
 	}
 	for _, p := range pods {
-		if p.fate != stays {
+		if _, here := s.still(p, false); here {
 			continue
 		}
 		for _, claim := range p.claims {
