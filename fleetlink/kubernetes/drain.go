@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ const (
 	checkEvery = 10 * time.Second       // the node is read, which may have been deleted or opened
 	tellEvery  = 250 * time.Millisecond // so that hundreds of pods do not make hundreds of long lists
 	believe    = 30 * time.Second       // an eviction that was accepted and shows no effect is sent again
-	volumeWait = 2 * time.Second        // between looks at volumes: one object
+	volumeWait = 2 * time.Second        // between looks at volumes
 	firstPause = 300 * time.Millisecond // after the API server did not answer
 	lastPause  = 10 * time.Second       // the longest of those pauses
 	maxFailing = time.Minute            // between tries of a pod that the server cannot evict
@@ -56,12 +55,13 @@ type drain struct {
 	known   map[types.UID]*freight
 	synced  bool // known is the whole list
 	flying  int
-	trouble string // why the API server is not heard; "": it is
-	volumes []fleetlink.Workload
+	mishaps [sources]mishap
 	from    time.Time // of evictions
-	denied  time.Time // since when rights have been denied; zero: they are not
 	told    []fleetlink.Workload
 	spoke   bool
+
+	volumes []fleetlink.Workload // that are waited for, when no pod is
+	look    time.Time            // when they are looked for again
 }
 
 // A result is what became of an attempt.
@@ -73,18 +73,21 @@ type result struct {
 // begin reads the node, however long that takes, and makes sure it is cordoned on
 // our word.
 func (d *drain) begin(ctx context.Context) (err error) {
-	wait := firstPause
-	for {
-		if d.s, err = d.link.open(ctx); err == nil || hopeless(err) || ctx.Err() != nil {
+	for wait := firstPause; ; wait = min(2*wait, lastPause) {
+		s, err := d.link.open(ctx)
+		if ended := d.heard(ofNode, err); ended != nil {
+			return ended
+		}
+		if err == nil {
+			d.s = s
 			break
+		}
+		if ctx.Err() == nil {
+			d.tell()
 		}
 		if stop := pause(ctx, jitter(wait)); stop != nil {
 			return fmt.Errorf("%w: %w", stop, err)
 		}
-		wait = min(2*wait, lastPause)
-	}
-	if err != nil {
-		return err
 	}
 	if err := d.s.here(); err != nil {
 		return err
@@ -124,12 +127,13 @@ func (d *drain) run(ctx context.Context) (err error) {
 	defer tell.Stop()
 	for {
 		d.send(ctx, &wg)
-		if d.empty() {
+		if d.empty() && !d.link.Now().Before(d.look) {
 			if done, err := d.confirm(ctx); done || err != nil {
 				return err
 			}
+			d.tell()
 		}
-		if !d.spoke && d.synced {
+		if !d.spoke {
 			d.tell()
 		}
 		wake := d.wake()
@@ -163,6 +167,9 @@ func (d *drain) wake() *time.Timer {
 	}
 	if next.Before(d.from) {
 		next = d.from
+	}
+	if d.empty() && d.look.Before(next) {
+		next = d.look
 	}
 	return time.NewTimer(max(next.Sub(d.link.Now()), time.Millisecond))
 }
@@ -251,9 +258,11 @@ func (d *drain) land(r result) error {
 	if r.answer != failed {
 		f.failures = 0
 	}
+	if r.answer != forbidden {
+		f.denied = time.Time{}
+	}
 	switch r.answer {
 	case accepted:
-		d.denied = time.Time{}
 		f.why, f.due = "it was told to end", now.Add(believe)
 	case gone:
 		// An API server that has just begun does not find every pod that is there
@@ -272,70 +281,40 @@ func (d *drain) land(r result) error {
 		f.due = now.Add(max(r.after, jitter(min(d.link.Retry<<min(f.failures-1, 6), maxFailing))))
 	case forbidden:
 		f.due = now.Add(jitter(d.link.Retry))
-		if d.ends(r.err) {
+		if d.ends(&f.denied, r.err) {
 			return fmt.Errorf("%s: %w", f, r.err)
 		}
 	}
 	return nil
 }
 
-// ends reports whether an error ends the drain: what is settled at once, a right
-// that is missing when it has been for a while.
-func (d *drain) ends(err error) bool {
-	now := d.link.Now()
-	switch {
-	case errors.Is(err, errSettled):
-		return true
-	case !hopeless(err):
-		return false
-	case d.denied.IsZero():
-		d.denied = now
-	}
-	return now.Sub(d.denied) > denials
-}
-
 // confirm reads node, pods and volumes once more: a watch may have told less than
 // there is.
 func (d *drain) confirm(ctx context.Context) (done bool, err error) {
-	if err := d.check(ctx); err != nil {
+	d.look = d.link.Now().Add(volumeWait)
+	if err := d.check(ctx); err != nil || d.mishaps[ofNode].why != "" {
 		return false, err
 	}
-	var pods []*pod
-	if d.trouble == "" {
-		pods, _, err = d.s.pods(ctx)
+	pods, _, err := d.s.pods(ctx)
+	if err := d.hear(event{from: ofList, pods: pods, err: err}); err != nil || d.mishaps[ofList].why != "" || !d.empty() {
+		return false, err
 	}
-	switch {
-	case d.trouble != "": // the node could not be read
-	case err != nil:
-		if d.trouble = err.Error(); d.ends(err) {
-			return false, err
-		}
-	case len(d.s.left(pods, d.order.Force)) > 0:
-		return false, d.hear(event{all: true, pods: pods})
-	default:
-		if d.volumes, err = d.s.volumes(ctx, pods); err == nil && len(d.volumes) == 0 {
-			return true, nil
-		}
-		if err != nil {
-			d.trouble = err.Error()
-		}
+	d.volumes, err = d.s.volumes(ctx, pods)
+	if err != nil {
+		return false, d.heard(ofVolumes, err)
 	}
-	d.tell()
-	return false, pause(ctx, volumeWait)
+	d.heard(ofVolumes, nil)
+	return len(d.volumes) == 0, nil
 }
 
 // check reads the node. Only what is known ends a drain.
 func (d *drain) check(ctx context.Context) error {
 	err := d.s.look(ctx)
-	switch {
-	case err == nil:
-		if d.trouble = ""; d.s.word == nil || !d.s.object.Spec.Unschedulable {
-			return d.closed()
-		}
-		return nil
-	case d.ends(err):
-		return err
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err() // no answer, and no trouble to tell
 	}
-	d.trouble = err.Error()
-	return nil
+	if ended := d.heard(ofNode, err); ended != nil || err != nil {
+		return ended
+	}
+	return d.closed()
 }

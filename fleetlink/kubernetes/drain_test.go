@@ -168,7 +168,7 @@ func TestServerThatComesBack(t *testing.T) {
 			a := newTwin(t)
 			names := []string{a.place(nodeName, "a"), a.place(nodeName, "b")}
 			release := a.refuse("b", "The disruption budget b needs 1 healthy pods and has 1 currently")
-			log, done, _ := begin(t, a.link(t, Options{Timeout: time.Second}), fleetlink.Order{})
+			log, done, _ := begin(t, a.link(t, Options{Timeout: 3 * time.Second}), fleetlink.Order{})
 			log.says(t, names[1], "The disruption budget b")
 			speak := a.obstruct(fault)
 			a.CloseClientConnections()
@@ -203,7 +203,7 @@ func TestWatchThatLies(t *testing.T) {
 		reply(w, 200, corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []corev1.Pod{p}})
 		return true
 	}))
-	_, done, _ := begin(t, a.link(t, Options{Timeout: time.Second}), fleetlink.Order{})
+	_, done, _ := begin(t, a.link(t, Options{Timeout: 3 * time.Second}), fleetlink.Order{})
 	if err := wait(t, done); err != nil {
 		t.Fatal(err)
 	}

@@ -12,17 +12,32 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
+// A source is what a drain listens to.
+type source uint8
+
+const (
+	ofNode    source = iota
+	ofList           // of the pods
+	ofWatch          // of the same
+	ofVolumes        // that are attached
+	sources   = iota
+)
+
 // An event is what the list or the watch says of the node's pods.
 type event struct {
-	all  bool   // pods are all there are
-	gone bool   // pods[0] is not there any more
-	pods []*pod // else pods[0] is so now
-	err  error  // nothing is heard
+	from source // list: pods are all there are; watch: pods[0], if any, is so now
+	gone bool   // or is not there any more
+	pods []*pod
+	err  error // nothing is heard
 }
 
 // watchFor is how long one watch lasts, and up to as much again: a stream that
 // says nothing because it is dead is replaced then.
 const watchFor = 3 * time.Minute
+
+// lively is how long a watch lasts, at least, that was worth its list although it
+// said nothing. After others the pauses grow.
+const lively = 10 * time.Second
 
 // follow sends the node's pods, and what becomes of them, until ctx ends.
 func (s *session) follow(ctx context.Context, events chan<- event) {
@@ -34,44 +49,47 @@ func (s *session) follow(ctx context.Context, events chan<- event) {
 			return false
 		}
 	}
-	wait := firstPause
-	for ctx.Err() == nil {
-		heard, err := s.spell(ctx, send)
-		if heard {
+	for wait := firstPause; ctx.Err() == nil; wait = min(2*wait, lastPause) {
+		if s.spell(ctx, send) {
 			wait = firstPause
-		}
-		if err != nil && !send(event{err: err}) {
-			return
 		}
 		if pause(ctx, jitter(wait)) != nil {
 			return
-		}
-		if err != nil {
-			wait = min(2*wait, lastPause)
 		}
 	}
 }
 
 // spell is one list and one watch, which goes on where it ended as long as the
-// server ends it in order. It reports whether anything was heard.
-func (s *session) spell(ctx context.Context, send func(event) bool) (heard bool, err error) {
+// server ends it in order. It reports whether the watch was worth its list.
+func (s *session) spell(ctx context.Context, send func(event) bool) (worth bool) {
 	pods, version, err := s.pods(ctx)
-	if err != nil || !send(event{all: true, pods: pods}) {
-		return false, err
+	if !send(event{from: ofList, pods: pods, err: err}) || err != nil {
+		return false
 	}
 	for {
+		began := s.link.Now()
 		w, stop, err := s.watchPods(ctx, s.node, version, watchFor+time.Duration(rand.Int64N(int64(watchFor))))
-		if err != nil {
-			return true, err
+		if expired(err) {
+			return false
+		}
+		if !send(event{from: ofWatch, err: err}) || err != nil {
+			return false
 		}
 		next, err := s.hear(ctx, w, version, send)
 		stop()
-		if err != nil || next == version {
-			return true, err // also where a watch ended and had nothing to say: the list is read anew
+		lasted := s.link.Now().Sub(began) >= lively
+		if err != nil {
+			send(event{from: ofWatch, err: err})
+		}
+		if err != nil || !lasted || next == version {
+			return lasted || next != version // the list is read anew
 		}
 		version = next
 	}
 }
+
+// expired reports whether a server has forgotten a version.
+func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
 
 // hear sends what a watch says until it ends, and returns the version it came to.
 func (s *session) hear(ctx context.Context, w watch.Interface, version string, send func(event) bool) (string, error) {
@@ -85,7 +103,7 @@ func (s *session) hear(ctx context.Context, w watch.Interface, version string, s
 			}
 			if e.Type == watch.Error {
 				err := apierrors.FromObject(e.Object)
-				if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
+				if expired(err) {
 					return version, nil
 				}
 				return version, fmt.Errorf("watch pods of node %s: %w", s.node, err)
@@ -99,7 +117,7 @@ func (s *session) hear(ctx context.Context, w watch.Interface, version string, s
 				continue
 			}
 			// A pod that no longer matches the selector is told as deleted, too.
-			if !send(event{gone: e.Type == watch.Deleted, pods: []*pod{s.link.judge(o)}}) {
+			if !send(event{from: ofWatch, gone: e.Type == watch.Deleted, pods: []*pod{s.link.judge(o)}}) {
 				return version, ctx.Err()
 			}
 		}

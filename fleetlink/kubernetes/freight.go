@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -18,31 +19,64 @@ type freight struct {
 	due      time.Time // when it may be asked again
 	flying   bool
 	failures int
-	gone     int // answers that it is not there
+	gone     int       // answers that it is not there
+	denied   time.Time // since when it may not be evicted; zero: it may
+}
+
+// A mishap is what a source did not say.
+type mishap struct {
+	why    string
+	denied time.Time // since when it may not be asked; zero: it may
+}
+
+// heard notes how a source was asked last. It returns the error where that ends the
+// drain.
+func (d *drain) heard(from source, err error) error {
+	m := &d.mishaps[from]
+	if err == nil {
+		*m = mishap{}
+		return nil
+	}
+	if m.why = err.Error(); d.ends(&m.denied, err) {
+		return err
+	}
+	return nil
+}
+
+// ends reports whether an error ends the drain: what is settled at once, a right
+// that is missing when it has been since denied, for a while.
+func (d *drain) ends(denied *time.Time, err error) bool {
+	now := d.link.Now()
+	switch {
+	case errors.Is(err, errSettled):
+		return true
+	case !hopeless(err):
+		*denied = time.Time{}
+		return false
+	case denied.IsZero():
+		*denied = now
+	}
+	return now.Sub(*denied) > denials
 }
 
 // hear takes what the list or the watch says.
 func (d *drain) hear(e event) error {
+	if err := d.heard(e.from, e.err); err != nil || e.err != nil {
+		return err
+	}
 	switch {
-	case e.err != nil:
-		d.trouble = e.err.Error()
-		if d.ends(e.err) {
-			return e.err
-		}
-		return nil
-	case e.all:
+	case e.from == ofList:
 		before := d.known
-		d.denied = time.Time{}
 		d.known, d.synced = map[types.UID]*freight{}, true
 		for _, p := range e.pods {
 			d.note(p, before[p.uid])
 		}
+	case len(e.pods) == 0: // the watch has begun
 	case e.gone:
 		delete(d.known, e.pods[0].uid)
 	default:
 		d.note(e.pods[0], d.known[e.pods[0].uid])
 	}
-	d.trouble = ""
 	return nil
 }
 
@@ -82,17 +116,29 @@ func (d *drain) left() (left []fleetlink.Workload) {
 	}
 	slices.SortFunc(left, func(a, b fleetlink.Workload) int { return strings.Compare(a.Name, b.Name) })
 	left = append(left, d.volumes...)
-	if d.trouble != "" {
-		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: d.trouble})
+	if why := d.trouble(); why != "" {
+		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: why})
 	}
 	return left
 }
 
-// tell tells of what is left, if that changed.
+// trouble is why the API server is not heard; "": it is.
+func (d *drain) trouble() string {
+	for _, m := range d.mishaps {
+		if m.why != "" {
+			return m.why
+		}
+	}
+	return ""
+}
+
+// tell tells of what is left, if that changed; before the pods are known, of what
+// keeps them from being known.
 func (d *drain) tell() {
 	left := d.left()
-	if d.synced && (!d.spoke || !slices.Equal(left, d.told)) {
-		d.spoke, d.told = true, left
-		d.order.Tell(left)
+	if !d.synced && len(left) == 0 || d.spoke && slices.Equal(left, d.told) {
+		return
 	}
+	d.spoke, d.told = true, left
+	d.order.Tell(left)
 }
