@@ -120,14 +120,20 @@ func (s *session) rehearse(ctx context.Context, pods []*pod) ([]fleetlink.Worklo
 	return slices.DeleteFunc(all, func(w fleetlink.Workload) bool { return w.Why == "" }), nil
 }
 
+// kept ends why something is named before the reboot that would be an ailment after
+// it.
+const kept = ": the permit would be kept for it"
+
 // held is why a pod keeps this machine from its reboot, without asking; no Why: it
 // does not.
 func (s *session) held(p *pod) fleetlink.Workload {
 	w := fleetlink.Workload{Name: p.String()}
 	switch {
 	case s.skips(p):
-	case selects(s.link.BlockingPods, p.labels) && !p.finished:
-		w.Why = "its labels match " + s.link.BlockingPods + ", which the policy says forbids a reboot"
+	case p.forbids != "":
+		w.Why, w.Forbids = p.forbids, true
+	case p.fate == stays && !p.finished && p.end.IsZero() && p.unready != "":
+		w.Why = p.unready + kept
 	case p.fate == refuses:
 		w.Why = p.why
 	case p.fate == leaves && !p.end.IsZero() && s.now().After(p.end.Add(overdue)):

@@ -29,7 +29,8 @@ const (
 // Drain implements fleetlink.Link. One list and one watch follow the pods; each is
 // evicted as itself (by UID), and again when a refusal's time is over. What the API
 // server does not answer is asked again until ctx ends; a right that is missing, a
-// node that is deleted, or a cordon that somebody took off ends the drain.
+// node that is deleted, a cordon that somebody took off, or what an operator forbids
+// ends the drain.
 func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
 	d := &drain{link: l, order: o, known: map[types.UID]*freight{}, events: make(chan event), results: make(chan result)}
 	err := d.begin(ctx)
@@ -92,7 +93,7 @@ func (d *drain) begin(ctx context.Context) (err error) {
 	if err := d.s.here(); err != nil {
 		return err
 	}
-	if err := d.closed(); err != nil {
+	if err := cmp.Or(d.closed(), d.barred()); err != nil {
 		return err
 	}
 	if d.s.word.Excluded {
@@ -316,5 +317,5 @@ func (d *drain) check(ctx context.Context) error {
 	if ended := d.heard(ofNode, err); ended != nil || err != nil {
 		return ended
 	}
-	return d.closed()
+	return cmp.Or(d.closed(), d.barred())
 }

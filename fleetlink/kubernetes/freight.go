@@ -77,7 +77,20 @@ func (d *drain) hear(e event) error {
 	default:
 		d.note(e.pods[0], d.known[e.pods[0].uid])
 	}
-	return nil
+	return d.barred()
+}
+
+// barred is the error of a drain that an operator's word forbids; nil: none does.
+func (d *drain) barred() error {
+	barred := len(d.s.blocked()) > 0
+	for _, f := range d.known {
+		w, here := d.s.still(f.pod, d.order.Force)
+		barred = barred || here && w.Forbids
+	}
+	if !barred {
+		return nil
+	}
+	return errors.New("nothing is moved, by force or without, until whoever set that takes it back")
 }
 
 // note keeps a pod as it is now, and what was known of it.
@@ -102,7 +115,7 @@ func (d *drain) empty() bool {
 	return true
 }
 
-// left lists what is left, by name, and why.
+// left lists what is left, what forbids the drain first and then by name, and why.
 func (d *drain) left() (left []fleetlink.Workload) {
 	for _, f := range d.known {
 		w, here := d.s.still(f.pod, d.order.Force)
@@ -114,7 +127,15 @@ func (d *drain) left() (left []fleetlink.Workload) {
 		}
 		left = append(left, w)
 	}
-	slices.SortFunc(left, func(a, b fleetlink.Workload) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(left, func(a, b fleetlink.Workload) int {
+		if a.Forbids != b.Forbids {
+			return map[bool]int{true: -1, false: 1}[a.Forbids]
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	if d.s != nil {
+		left = append(d.s.blocked(), left...)
+	}
 	left = append(left, d.volumes...)
 	if why := d.trouble(); why != "" {
 		left = append(left, fleetlink.Workload{Name: "the Kubernetes API", Why: why})

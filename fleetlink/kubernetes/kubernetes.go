@@ -42,13 +42,15 @@ type Options struct {
 
 	Unmanaged        bool          // evict pods that nothing will make anew: they are gone then (kubectl's --force)
 	EmptyDir         bool          // evict pods that keep data in an emptyDir: it is lost then (kubectl's --delete-emptydir-data)
-	RefuseDaemonSets bool          // do not drain a node that has pods of DaemonSets; otherwise they stay and end with the machine
+	RefuseDaemonSets bool          // pods of DaemonSets forbid the drain; otherwise they stay and end with the machine
 	KeepFinished     bool          // leave pods that have ended; otherwise they are removed, as kubectl does
 	GracePeriod      time.Duration // for pods to end; 0: each pod's own
 	SkipOverdue      time.Duration // pods that should have ended so long ago do not count any more; 0: they do
 
-	BlockingPods string // label selector: pods on this node that forbid its reboot, named by Preflight; "": none
-	BlockingNode string // label selector: this node, labelled so, forbids its reboot; "": none
+	// Label selectors: pods on this node, or this node itself, that forbid its reboot,
+	// before a drain and in it; "": none. A label below node-restriction.kubernetes.io/
+	// is one that no kubelet can take off its node.
+	BlockingPods, BlockingNode string
 
 	LeaveLoadBalancers bool          // label the node as excluded from external load balancers while it is out of service
 	LoadBalancerWait   time.Duration // from then to the first eviction
@@ -160,6 +162,9 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 		return nil, err
 	}
 	held := s.blocked()
+	if why := unready(s.object); why != "" {
+		held = append(held, fleetlink.Workload{Name: "node " + s.node, Why: why + kept})
+	}
 	pods, _, err := s.pods(ctx)
 	if err != nil {
 		return nil, err
@@ -178,7 +183,7 @@ func (l *Link) Standing(ctx context.Context) (fleetlink.Standing, error) {
 	if err != nil {
 		return fleetlink.Standing{}, err
 	}
-	standing := fleetlink.Standing{Ours: true, Open: !s.object.Spec.Unschedulable, Left: s.left(pods, false)}
+	standing := fleetlink.Standing{Ours: true, Open: !s.object.Spec.Unschedulable, Left: append(s.blocked(), s.left(pods, false)...)}
 	if len(standing.Left) == 0 {
 		standing.Left, err = s.volumes(ctx, pods)
 	}

@@ -302,7 +302,6 @@ func TestConflict(t *testing.T) {
 
 // TestAilments is a node after its boot.
 func TestAilments(t *testing.T) {
-	sick := func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }
 	for name, c := range map[string]struct {
 		node func(*corev1.Node)
 		pod  []func(*corev1.Pod)

@@ -183,8 +183,8 @@ func (s *session) here() error {
 
 // blocked names what forbids a reboot of this node as a whole.
 func (s *session) blocked() []fleetlink.Workload {
-	if selects(s.link.BlockingNode, s.object.Labels) {
-		return []fleetlink.Workload{{Name: "node " + s.node, Why: "its labels match " + s.link.BlockingNode + ", which the policy says forbids its reboot"}}
+	if s.object != nil && selects(s.link.BlockingNode, s.object.Labels) {
+		return []fleetlink.Workload{{Name: "node " + s.node, Why: "its labels match " + s.link.BlockingNode + ", which the policy says forbids its reboot", Forbids: true}}
 	}
 	return nil
 }

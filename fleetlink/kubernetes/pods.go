@@ -33,6 +33,7 @@ type pod struct {
 	fate            fate
 	finished        bool
 	why             string // it refuses
+	forbids         string // why an operator has nothing moved while it is here; "": nobody does
 	owner           *metav1.OwnerReference
 	labels          map[string]string
 	made            time.Time // by the API server's clock
@@ -70,8 +71,10 @@ func (l *Link) judge(o *corev1.Pod) *pod {
 	_, mirror := o.Annotations[corev1.MirrorPodAnnotationKey]
 	switch {
 	case !finished && p.owner != nil && p.owner.Kind == "DaemonSet" && p.owner.APIVersion == appsv1.SchemeGroupVersion.String():
+		// Removed, it would come again at once, cordon or not: so it stays, and what
+		// the policy then forbids is the drain.
 		if p.fate = stays; l.RefuseDaemonSets {
-			p.fate, p.why = refuses, "it is of DaemonSet "+p.owner.Name+", and the policy says not to drain past those"
+			p.forbids = "it is of DaemonSet " + p.owner.Name + ", and the policy says not to drain past those"
 		}
 	case mirror, finished && l.KeepFinished:
 		p.fate = stays
@@ -83,6 +86,9 @@ func (l *Link) judge(o *corev1.Pod) *pod {
 	}
 	if !finished {
 		p.inspect(o)
+		if selects(l.BlockingPods, o.Labels) {
+			p.forbids = "its labels match " + l.BlockingPods + ", which the policy says forbids a reboot"
+		}
 	}
 	return p
 }
@@ -155,6 +161,8 @@ func (s *session) still(p *pod, force bool) (w fleetlink.Workload, here bool) {
 	switch {
 	case s.skips(p):
 		return w, false
+	case p.forbids != "":
+		w.Why, w.Forbids = p.forbids, true
 	case p.fate == stays:
 		return w, false
 	case p.fate == refuses && !force:
