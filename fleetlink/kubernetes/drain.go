@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -19,7 +20,8 @@ const (
 	checkEvery = 10 * time.Second       // the node is read, which may have been deleted or opened
 	tellEvery  = 250 * time.Millisecond // so that hundreds of pods do not make hundreds of long lists
 	believe    = 30 * time.Second       // an eviction that was accepted and shows no effect is sent again
-	volumeWait = 2 * time.Second        // between looks at volumes
+	volumeWait = 2 * time.Second        // between looks at the node, whose volumes are waited for: one object
+	restWait   = 15 * time.Second       // between looks at all else there is to volumes: many objects
 	firstPause = 300 * time.Millisecond // after the API server did not answer
 	lastPause  = 10 * time.Second       // the longest of those pauses
 	maxFailing = time.Minute            // between tries of a pod that the server cannot evict
@@ -62,7 +64,9 @@ type drain struct {
 	spoke   bool
 
 	volumes []fleetlink.Workload // that are waited for, when no pod is
-	look    time.Time            // when they are looked for again
+	inUse   map[string]string    // that the node named when it was asked for them
+	look    time.Time            // when the node is asked again
+	rest    time.Time            // and all else
 }
 
 // A result is what became of an attempt.
@@ -290,11 +294,22 @@ func (d *drain) land(r result) error {
 }
 
 // confirm reads node, pods and volumes once more: a watch may have told less than
-// there is.
+// there is. While volumes are waited for, the node is read again soon, which says
+// most of them, and the rest when that changed or after a while.
 func (d *drain) confirm(ctx context.Context) (done bool, err error) {
-	d.look = d.link.Now().Add(volumeWait)
+	now := d.link.Now()
+	d.look = now.Add(volumeWait)
 	if err := d.check(ctx); err != nil || d.mishaps[ofNode].why != "" {
 		return false, err
+	}
+	inUse := d.s.inUse()
+	if now.Before(d.rest) && maps.Equal(inUse, d.inUse) {
+		if len(inUse) > 0 || !d.s.plain {
+			return false, nil
+		}
+		if tied, err := d.s.tied(ctx); err != nil || len(tied) > 0 { // a few, by their names
+			return false, d.heard(ofVolumes, err)
+		}
 	}
 	pods, _, err := d.s.pods(ctx)
 	if err := d.hear(event{from: ofList, pods: pods, err: err}); err != nil || d.mishaps[ofList].why != "" || !d.empty() {
@@ -305,6 +320,7 @@ func (d *drain) confirm(ctx context.Context) (done bool, err error) {
 		return false, d.heard(ofVolumes, err)
 	}
 	d.heard(ofVolumes, nil)
+	d.rest, d.inUse = now.Add(restWait), inUse
 	return len(d.volumes) == 0, nil
 }
 

@@ -24,7 +24,8 @@ type session struct {
 	object *corev1.Node
 	word   *Word // nil: not out of service on our word
 	ledger ledger
-	plain  bool // VolumeAttachments may not be listed
+	plain  bool            // VolumeAttachments may not be listed
+	ties   map[string]*tie // VolumeAttachments that the node's status spoke of, by name
 }
 
 // now is the API server's time, or where it says none this machine's.
@@ -165,6 +166,7 @@ func (s *session) take(n *corev1.Node) error {
 		return fmt.Errorf("%w: node %s was taken out of service by machine %s and this is machine %s: two machines use its name; remove the annotation %s when there is one again", errSettled, s.node, word.Machine, s.link.machine.ID, Annotation)
 	}
 	s.object, s.word = n, word
+	s.note()
 	return nil
 }
 

@@ -42,6 +42,7 @@ type pod struct {
 	unready         string   // why it is not ready; "": it is
 	started         []start  // its containers that run
 	claims          []string // of volumes
+	pending         bool     // none of its containers has begun: its claims may be anything
 }
 
 // A start is when a container began.
@@ -96,6 +97,7 @@ func (l *Link) judge(o *corev1.Pod) *pod {
 // inspect keeps what is asked of pods that run: whether they are ready, and which
 // volumes they hold.
 func (p *pod) inspect(o *corev1.Pod) {
+	p.pending = o.Status.Phase == corev1.PodPending
 	p.unready = "it does not say whether it is ready"
 	for _, c := range o.Status.Conditions {
 		switch {
