@@ -144,16 +144,20 @@ func (s *session) held(p *pod) fleetlink.Workload {
 
 // try is why a pod could not be evicted; "": it could.
 func (s *session) try(ctx context.Context, p *pod) (string, error) {
-	switch v := s.link.weigh(s.remove(ctx, p, manner{dry: true})); v.answer {
-	case refused:
-		return s.because(ctx, p, v)
-	case failed, forbidden:
+	v := verdict{answer: accepted}
+	if s.link.Surge {
+		v = s.replaced(ctx, p, true)
+	}
+	if v.answer == accepted {
+		v = s.link.weigh(s.remove(ctx, p, manner{dry: true}))
+		if v.answer == refused {
+			return s.because(ctx, p, v)
+		}
+	}
+	if v.answer == failed || v.answer == forbidden {
 		return "", v.err
 	}
-	if s.link.Budgets {
-		return s.never(ctx, p)
-	}
-	return "", nil
+	return v.why, nil
 }
 
 // because is a refusal, with the budgets' names where they may be read.
@@ -193,25 +197,36 @@ func (s *session) never(ctx context.Context, p *pod) (string, error) {
 // A ledger holds the budgets of namespaces, as one call read them.
 type ledger struct {
 	mu    sync.Mutex
-	pages map[string][]policyv1.PodDisruptionBudget
+	pages map[string]page
 }
+
+// A page is one namespace's.
+type page struct {
+	read time.Time
+	all  []policyv1.PodDisruptionBudget
+}
+
+// reread is how old budgets get: a drain lasts, and people mend budgets in it.
+const reread = 30 * time.Second
 
 // budgets lists the budgets that select a pod.
 func (s *session) budgets(ctx context.Context, p *pod) (selecting []policyv1.PodDisruptionBudget, err error) {
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
-	all, read := s.ledger.pages[p.namespace]
-	if !read {
+	now := s.link.Now()
+	of, read := s.ledger.pages[p.namespace]
+	if age := now.Sub(of.read); !read || age < 0 || age > reread {
 		var list policyv1.PodDisruptionBudgetList
 		if err := s.list(ctx, "poddisruptionbudgets", "/apis/policy/v1/namespaces/"+p.namespace+"/poddisruptionbudgets", metav1.ListOptions{}, &list); err != nil {
 			return nil, err
 		}
-		if all = list.Items; s.ledger.pages == nil {
-			s.ledger.pages = map[string][]policyv1.PodDisruptionBudget{}
+		if s.ledger.pages == nil {
+			s.ledger.pages = map[string]page{}
 		}
-		s.ledger.pages[p.namespace] = all
+		of = page{now, list.Items}
+		s.ledger.pages[p.namespace] = of
 	}
-	for _, b := range all {
+	for _, b := range of.all {
 		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
 		if err != nil {
 			return nil, fmt.Errorf("budget %s/%s: %w", b.Namespace, b.Name, err)

@@ -233,7 +233,7 @@ func (d *drain) siblingFlies(f *freight) bool {
 // attempt asks the API server to remove a pod.
 func (s *session) attempt(ctx context.Context, p *pod, force bool) verdict {
 	if s.link.Surge && !force {
-		if v := s.replaced(ctx, p); v.answer != accepted {
+		if v := s.replaced(ctx, p, false); v.answer != accepted {
 			return v
 		}
 	}

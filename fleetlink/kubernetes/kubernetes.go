@@ -151,7 +151,7 @@ func (l *Link) kubeconfig() (string, error) {
 }
 
 // Preflight implements fleetlink.Link: each pod that has to leave is evicted as a
-// dry run. Budgets are asked one pod at a time, so two pods of one budget both may
+// dry run, and with Surge its owner is asked whether a drain could begin. Budgets are asked one pod at a time, so two pods of one budget both may
 // leave although not at once, which is how a drain does it.
 func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 	s, err := l.open(ctx)

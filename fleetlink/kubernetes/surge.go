@@ -11,8 +11,12 @@ import (
 
 // replaced says whether as many pods as their owner wants are ready and not on
 // their way out: accepted, or refused and what is missing. The pods themselves are
-// counted, since the owner's own count lags behind an eviction.
-func (s *session) replaced(ctx context.Context, p *pod) verdict {
+// counted, since the owner's own count lags behind an eviction. A pod that is not
+// ready itself is no loss, and those on this node that are not cannot be waited for:
+// their replacements come when they are gone.
+//
+// Beforehand, it is enough that the drain can begin with those.
+func (s *session) replaced(ctx context.Context, p *pod, beforehand bool) verdict {
 	want, selector, err := s.wanted(ctx, p)
 	if err != nil || selector == nil {
 		return s.link.weigh(err)
@@ -21,20 +25,29 @@ func (s *session) replaced(ctx context.Context, p *pod) verdict {
 	if err != nil || match.Empty() {
 		return verdict{answer: refused, why: fmt.Sprintf("the selector of %s %s is none", p.owner.Kind, p.owner.Name), after: refusals * s.link.Retry}
 	}
-	ready, o := int32(0), metav1.ListOptions{LabelSelector: match.String(), Limit: pageOfPods}
+	ready, idle, itself := int32(0), int32(0), false
+	o := metav1.ListOptions{LabelSelector: match.String(), Limit: pageOfPods}
 	for {
 		var page corev1.PodList
 		if err := s.list(ctx, "pods", "/api/v1/namespaces/"+p.namespace+"/pods", o, &page); err != nil {
 			return s.link.weigh(err)
 		}
 		for i := range page.Items {
-			if owned(&page.Items[i], p.owner) && page.Items[i].DeletionTimestamp == nil && readyNow(&page.Items[i]) {
+			switch o := &page.Items[i]; {
+			case !owned(o, p.owner) || o.DeletionTimestamp != nil:
+			case readyNow(o):
 				ready++
+			case o.Spec.NodeName == s.node:
+				idle++
+				itself = itself || o.UID == p.uid
 			}
 		}
 		if o.Continue = page.Continue; o.Continue == "" {
 			break
 		}
+	}
+	if itself || beforehand {
+		want -= idle
 	}
 	if ready < want {
 		return verdict{answer: refused, why: fmt.Sprintf("it waits for replacements: %d of %d pods of %s %s are ready", ready, want, p.owner.Kind, p.owner.Name)}
