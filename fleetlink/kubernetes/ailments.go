@@ -3,39 +3,116 @@ package kubernetes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/drydock-os/drydock/fleetlink"
 )
 
-// Ailments implements fleetlink.Link: a node that is not ready, or was last
-// reported by another boot, and pods that stay on it (of DaemonSets, and static
-// ones) and are not ready, or whose word is from before the reboot. What left comes
-// back elsewhere, so it is none of this machine's.
+// How long is waited for what cannot be seen to come.
+const (
+	settled   = 3 * time.Minute  // a kubelet that is ready for so long has reported all its pods: seconds would do
+	placing   = 15 * time.Second // the scheduler tries again what found no room: its podMaxBackoffSeconds are 10
+	returning = 10 * time.Minute // a pod that came back has its image and is ready, or never will be
+)
+
+// Ailments implements fleetlink.Link: a node that is deleted, not ready, last
+// reported by another boot, or cordoned by nobody; pods that stay on it (of
+// DaemonSets, and static ones) and are not ready, or whose word is from before the
+// reboot; and for some minutes after the resume pods that came to it and are not
+// ready yet, if they were made before: so those that found no room elsewhere.
+//
+// What left and was made anew elsewhere is not seen: a kubelet may read neither
+// pods of other nodes nor who owns them. The next machine's drain meets the budget
+// of those.
 func (l *Link) Ailments(ctx context.Context) ([]fleetlink.Workload, error) {
 	s, err := l.open(ctx)
+	if gone := (absent{}); errors.As(err, &gone) {
+		return []fleetlink.Workload{{Name: "node " + gone.node, Why: "it is not registered: somebody deleted it, and its kubelet registers it again only when it starts (systemctl restart kubelet)"}}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	var ails []fleetlink.Workload
-	if why := unready(s.object); why != "" {
-		ails = append(ails, fleetlink.Workload{Name: "node " + s.node, Why: why})
-	}
+	ails := s.ails()
 	if err := s.here(); err != nil {
 		ails = append(ails, fleetlink.Workload{Name: "node " + s.node, Why: err.Error()})
+	}
+	believed := l.believed(len(ails) == 0)
+	since, why := s.returned()
+	if why != "" {
+		ails = append(ails, fleetlink.Workload{Name: "node " + s.node, Why: why})
 	}
 	pods, _, err := s.pods(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range pods {
-		if why := cmp.Or(p.unready, s.stale(p)); p.fate == stays && !p.finished && p.end.IsZero() && why != "" {
+		why := ""
+		switch {
+		case p.finished || !p.end.IsZero():
+		case p.fate == stays:
+			if why = p.unready; why == "" && !believed {
+				why = s.stale(p)
+			}
+		case !since.IsZero() && !p.made.After(since.Add(placing)):
+			why = p.unready
+		}
+		if why != "" {
 			ails = append(ails, fleetlink.Workload{Name: p.String(), Why: why})
 		}
 	}
 	return ails, nil
+}
+
+// ails are the node's own ailments.
+func (s *session) ails() (ails []fleetlink.Workload) {
+	if why := unready(s.object); why != "" {
+		ails = append(ails, fleetlink.Workload{Name: "node " + s.node, Why: why})
+	}
+	if err := s.orphaned(); err != nil {
+		ails = append(ails, fleetlink.Workload{Name: "node " + s.node, Why: err.Error()})
+	}
+	return ails
+}
+
+// believed reports whether what the node's kubelet said of its pods is of this
+// boot: it has been seen to be well for long enough without a break. That is this
+// process's own count, whatever became of the clocks.
+func (l *Link) believed(well bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.Now()
+	switch {
+	case !well:
+		l.well = time.Time{}
+	case l.well.IsZero():
+		l.well = now
+	}
+	return well && now.Sub(l.well) >= settled
+}
+
+// returned is when the node came back into service, if that was a short time ago;
+// zero: it was not. why is what that means for now.
+func (s *session) returned() (since time.Time, why string) {
+	text, there := s.object.Annotations[Returned]
+	if !there || s.word != nil || s.object.Spec.Unschedulable {
+		return since, ""
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return since, fmt.Sprintf("annotation %s is not one of ours (%.80q): remove it", Returned, text)
+	}
+	age := s.now().Sub(at)
+	if age < -placing || age > returning { // one in the future is of a clock that was wrong
+		return since, ""
+	}
+	if age < placing {
+		why = fmt.Sprintf("it takes work again since %s UTC, and the scheduler has until %s UTC to place what found no room", at.UTC().Format(time.TimeOnly), at.Add(placing).UTC().Format(time.TimeOnly))
+	}
+	return at, why
 }
 
 // unready is why a node is not ready; "": it is.

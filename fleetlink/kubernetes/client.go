@@ -114,7 +114,7 @@ func connect(path string, timeout time.Duration) (*client, error) {
 	config.APIPath = "/api"
 	config.NegotiatedSerializer = codecs.WithoutConversion()
 	config.ContentType, config.AcceptContentTypes = protobuf, protobuf+",application/json"
-	config.UserAgent = "drydockd"
+	config.UserAgent = manager
 	config.QPS = -1 // requests are bounded by how many are in flight
 	config.Timeout = 0
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return bounded{rt, &c.date} })

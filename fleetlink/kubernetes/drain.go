@@ -111,6 +111,9 @@ func (d *drain) begin(ctx context.Context) (err error) {
 
 // closed makes sure that the node is out of service on our word.
 func (d *drain) closed() error {
+	if err := d.s.orphaned(); err != nil {
+		return err
+	}
 	if d.s.word == nil {
 		return fmt.Errorf("node %s is not out of service on our word: somebody removed annotation %s, or the node was made anew", d.s.node, Annotation)
 	}

@@ -271,7 +271,11 @@ func TestNodeThatGoes(t *testing.T) {
 			a.editNode(nodeName, func(n *corev1.Node) { n.Spec.Unschedulable = false })
 			a.vanish("shop/a")
 		}, "somebody took the cordon off"},
-		"made anew": {func(a *twin) { a.editNode(nodeName, func(n *corev1.Node) { n.Annotations = nil }); a.vanish("shop/a") }, "not out of service on our word"},
+		"made anew": {func(a *twin) {
+			a.editNode(nodeName, func(n *corev1.Node) { n.Annotations, n.Spec.Unschedulable = nil, false })
+			a.vanish("shop/a")
+		}, "not out of service on our word"},
+		"our word taken": {func(a *twin) { a.editNode(nodeName, func(n *corev1.Node) { n.Annotations = nil }); a.vanish("shop/a") }, "is cordoned, by us, and annotation"},
 		"stolen": {func(a *twin) {
 			a.editNode(nodeName, func(n *corev1.Node) { n.Status.NodeInfo.MachineID = strings.Repeat("f", 32) })
 			a.vanish("shop/a")

@@ -118,8 +118,9 @@ type Link struct {
 	Options
 
 	mu   sync.Mutex
-	node string  // found, for as long as this process lives
-	kept *client // nil: none yet
+	node string    // found, for as long as this process lives
+	kept *client   // nil: none yet
+	well time.Time // since when a kubelet of this boot is seen to be ready; zero: it is not
 }
 
 // New returns the link of a machine. It asks nobody yet; the options are valid.
@@ -162,8 +163,9 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 		return nil, err
 	}
 	held := s.blocked()
-	if why := unready(s.object); why != "" {
-		held = append(held, fleetlink.Workload{Name: "node " + s.node, Why: why + kept})
+	for _, w := range s.ails() {
+		w.Why += kept
+		held = append(held, w)
 	}
 	pods, _, err := s.pods(ctx)
 	if err != nil {
@@ -176,8 +178,11 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 // Standing implements fleetlink.Link.
 func (l *Link) Standing(ctx context.Context) (fleetlink.Standing, error) {
 	s, err := l.open(ctx)
-	if err != nil || s.word == nil {
+	if err != nil {
 		return fleetlink.Standing{}, err
+	}
+	if s.word == nil {
+		return fleetlink.Standing{}, s.orphaned()
 	}
 	pods, _, err := s.pods(ctx)
 	if err != nil {
@@ -201,9 +206,15 @@ func (l *Link) Cordon(ctx context.Context, why string) error {
 	})
 }
 
-// Resume implements fleetlink.Link. Without our word on the node nothing is done.
+// Resume implements fleetlink.Link. Without our word on the node nothing is done;
+// that is an error where the cordon is ours. What we did to a node that was deleted
+// went with it.
 func (l *Link) Resume(ctx context.Context) error {
-	return l.change(ctx, func(s *session) (*patch, error) { return s.resume(), nil })
+	err := l.change(ctx, (*session).resume)
+	if errors.As(err, &absent{}) {
+		return nil
+	}
+	return err
 }
 
 // jitter spreads a wait, so that a fleet's retries do not come together.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -140,13 +141,38 @@ func sameID(a, b string) bool {
 func (s *session) look(ctx context.Context) error {
 	n := &corev1.Node{}
 	err := s.get(ctx, deed{"", "nodes", s.node}, "/api/v1/nodes/"+s.node, n)
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("%w: node %s is not in the cluster: it was deleted, or never joined under this name: %w", errSettled, s.node, err)
+	if missing(err, s.node) {
+		return absent{s.node, err}
 	}
 	if err != nil {
 		return err
 	}
 	return s.take(n)
+}
+
+// An absent is the error of a node that the API server does not know.
+type absent struct {
+	node string
+	err  error
+}
+
+// Error says what that means.
+func (a absent) Error() string {
+	return fmt.Sprintf("%v: node %s is not in the cluster: it was deleted, or never joined under this name: %v", errSettled, a.node, a.err)
+}
+
+// Unwrap is that nothing changes it, and what the API server said.
+func (a absent) Unwrap() []error { return []error{errSettled, a.err} }
+
+// missing reports whether an API server says that it has no such node. Others, on
+// the way to it, say 404 of a page.
+func missing(err error, node string) bool {
+	s := apierrors.APIStatus(nil)
+	if !apierrors.IsNotFound(err) || !errors.As(err, &s) || apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse) {
+		return false
+	}
+	d := s.Status().Details
+	return d != nil && d.Kind == "nodes" && d.Name == node
 }
 
 // take makes a node the session's.

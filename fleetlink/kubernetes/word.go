@@ -5,17 +5,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
 // Annotation is where our word stands on a node that is out of service: a Word in
 // JSON. Kubelets may write annotations of their own node.
 const Annotation = "drydock.io/out-of-service"
+
+// Returned is the annotation that says since when a node is in service again, by
+// the API server's clock (RFC 3339), after we took it out. It stays until the next
+// time.
+const Returned = "drydock.io/returned"
+
+// manager is our name among those who write a node. The API server notes who wrote
+// which field last.
+const manager = "drydockd"
 
 // Exclude is the label that takes a node out of the external load balancers. It is
 // below node.kubernetes.io/, where NodeRestriction lets kubelets set labels.
@@ -54,15 +65,39 @@ func readWord(n *corev1.Node) (*Word, error) {
 	return w, nil
 }
 
+// orphaned is why a cordon is nobody's: we set it, as the API server noted, and our
+// word is gone; nil: it is not so. That a person removed the one and left the other
+// says nothing of what that person wants, so it is not undone, and not forgotten.
+func (s *session) orphaned() error {
+	if s.word != nil || !s.object.Spec.Unschedulable || !slices.ContainsFunc(s.object.ManagedFields, cordons) {
+		return nil
+	}
+	return fmt.Errorf("node %s is cordoned, by us, and annotation %s is gone: somebody removed it. `kubectl uncordon %s` gives the node back; `kubectl cordon` after that keeps it, as yours", s.node, Annotation, s.node)
+}
+
+// cordons reports whether fields of a node are ours, and its cordon among them.
+func cordons(f metav1.ManagedFieldsEntry) bool {
+	var fields struct {
+		Spec struct {
+			Unschedulable json.RawMessage `json:"f:unschedulable"`
+		} `json:"f:spec"`
+	}
+	return f.Manager == manager && f.FieldsV1 != nil && json.Unmarshal(f.FieldsV1.Raw, &fields) == nil && fields.Spec.Unschedulable != nil
+}
+
 // A patch is a change of a node, in one write.
 type patch struct {
-	word     *Word // nil: none any more
-	cordon   *bool // nil: as it is
-	excluded *bool // nil: as it is
+	word     *Word  // nil: none any more
+	returned string // time of that; "": none any more
+	cordon   *bool  // nil: as it is
+	excluded *bool  // nil: as it is
 }
 
 // cordon is what is missing to a node out of service on our word; nil: nothing.
 func (s *session) cordon(why string) (*patch, error) {
+	if err := s.orphaned(); err != nil {
+		return nil, err
+	}
 	p, on := &patch{}, true
 	why = strings.ToValidUTF8(why[:min(len(why), maxWhy)], "")
 	if s.word == nil {
@@ -90,32 +125,34 @@ func (s *session) cordon(why string) (*patch, error) {
 }
 
 // resume undoes what our word says that we did; nil: nothing.
-func (s *session) resume() *patch {
+func (s *session) resume() (*patch, error) {
 	if s.word == nil {
-		return nil
+		return nil, s.orphaned()
 	}
 	p, off := &patch{}, false
 	if s.word.Cordoned {
-		p.cordon = &off
+		p.cordon, p.returned = &off, s.now().UTC().Format(time.RFC3339)
 	}
 	if s.word.Excluded {
 		p.excluded = &off
 	}
-	return p
+	return p, nil
 }
 
 // body is a patch of this version of the node, as a JSON merge patch (RFC 7396).
 func (s *session) body(p *patch) ([]byte, error) {
-	annotation := any(nil)
+	annotations := map[string]any{Annotation: nil, Returned: nil}
 	if p.word != nil {
 		text, err := json.Marshal(p.word)
 		if err != nil {
 			return nil, err
 		}
-		annotation = string(text)
+		annotations[Annotation] = string(text)
 	}
-	meta := map[string]any{"uid": s.object.UID, "resourceVersion": s.object.ResourceVersion,
-		"annotations": map[string]any{Annotation: annotation}}
+	if p.returned != "" {
+		annotations[Returned] = p.returned
+	}
+	meta := map[string]any{"uid": s.object.UID, "resourceVersion": s.object.ResourceVersion, "annotations": annotations}
 	if p.excluded != nil {
 		meta["labels"] = map[string]any{Exclude: map[bool]any{true: "drydock", false: nil}[*p.excluded]}
 	}
@@ -160,7 +197,7 @@ func (s *session) write(ctx context.Context, p *patch) error {
 		return err
 	}
 	after := &corev1.Node{}
-	err = s.do(ctx, deed{"patch", "nodes", s.node}, s.rest.Patch(types.MergePatchType).AbsPath("/api/v1/nodes/"+s.node).Body(body), after)
+	err = s.do(ctx, deed{"patch", "nodes", s.node}, s.rest.Patch(types.MergePatchType).AbsPath("/api/v1/nodes/"+s.node).Param("fieldManager", manager).Body(body), after)
 	if err != nil {
 		return err
 	}
