@@ -100,8 +100,12 @@ func (d *drain) begin(ctx context.Context) (err error) {
 	if err := cmp.Or(d.closed(), d.barred()); err != nil {
 		return err
 	}
-	if d.s.word.Excluded {
-		d.from = d.s.word.Since.Add(min(d.link.LoadBalancerWait, maxWait))
+	if w := d.s.word; w.Excluded {
+		since := w.Since
+		if w.Left.After(since) {
+			since = w.Left // an older word's label
+		}
+		d.from = since.Add(min(d.link.LoadBalancerWait, maxWait))
 		if now := d.link.Now(); d.from.After(now.Add(d.link.LoadBalancerWait)) {
 			d.from = now.Add(d.link.LoadBalancerWait) // a clock was set back
 		}

@@ -343,6 +343,31 @@ func TestLoadBalancers(t *testing.T) {
 	}
 }
 
+// TestLabelThatComesLater: a label that is set after the cordon has its wait as
+// well.
+func TestLabelThatComesLater(t *testing.T) {
+	a := newTwin(t)
+	a.place(nodeName, "a")
+	early := a.link(t, Options{Now: func() time.Time { return time.Now().Add(-time.Hour) }})
+	if err := early.Cordon(soon(t), "test"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	l := a.link(t, Options{LeaveLoadBalancers: true, LoadBalancerWait: 2 * time.Second})
+	if err := l.Cordon(soon(t), "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Drain(soon(t), fleetlink.Order{}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < 1900*time.Millisecond {
+		t.Errorf("the first pod left after %s", took)
+	}
+	if err := l.Resume(soon(t)); err != nil || a.readNode(nodeName).Labels[Exclude] != "" {
+		t.Errorf("%v %v", err, a.readNode(nodeName).Labels)
+	}
+}
+
 // TestVolumes are detached before a drain is done.
 func TestVolumes(t *testing.T) {
 	a := newTwin(t)

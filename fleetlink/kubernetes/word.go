@@ -39,8 +39,9 @@ type Word struct {
 	Boot     string    `json:"boot"`    // boot-id when it was cordoned
 	Since    time.Time `json:"since"`
 	Why      string    `json:"why"`
-	Cordoned bool      `json:"cordoned"` // by us; false: it was already, and stays so
-	Excluded bool      `json:"excluded"` // from load balancers, by us
+	Cordoned bool      `json:"cordoned"`      // by us; false: it was already, and stays so
+	Excluded bool      `json:"excluded"`      // from load balancers, by us
+	Left     time.Time `json:"left,omitzero"` // when it was excluded, if that was later than Since
 }
 
 // maxWord bounds an annotation that is read: a Word is a few hundred bytes.
@@ -117,6 +118,9 @@ func (s *session) cordon(why string) (*patch, error) {
 	}
 	if _, labelled := s.object.Labels[Exclude]; s.link.LeaveLoadBalancers && !labelled {
 		p.excluded, p.word.Excluded, changed = &on, true, true
+		if s.word != nil {
+			p.word.Left = s.link.Now().UTC().Truncate(time.Millisecond)
+		}
 	}
 	if !changed {
 		return nil, nil
