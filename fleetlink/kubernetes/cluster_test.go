@@ -62,22 +62,7 @@ func testKinds(t *testing.T, p *kubetest.Plane) {
 	if err := y.Patch(ctx, y.Path("pods", "job")+"/status", map[string]any{"status": map[string]any{"phase": "Succeeded"}}); err != nil {
 		t.Fatal(err)
 	}
-	yes, node := true, y.Node(k)
-	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "static-" + k.Name, Namespace: y.Namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"},
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: k.Name, UID: node.UID, Controller: &yes}}},
-		Spec: corev1.PodSpec{NodeName: k.Name, Containers: []corev1.Container{{Name: "main", Image: "example.com/nothing"}}}}
-	if err := k.Create(ctx, y.Path("pods", ""), mirror); err != nil {
-		t.Fatal(err)
-	}
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "logs", Namespace: y.Namespace}, Spec: appsv1.DaemonSetSpec{
-		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "logs"}}, Template: y.Template("logs")}}
-	if err := y.Create(ctx, y.Path("daemonsets", ""), set); err != nil {
-		t.Fatal(err)
-	}
-	y.Until("the DaemonSet's pod is ready", func(ctx context.Context) bool {
-		var d appsv1.DaemonSet
-		return y.Read(ctx, y.Path("daemonsets", "logs"), metav1.ListOptions{}, &d) == nil && d.Status.NumberReady == 1
-	})
+	remain := []string{daemonSet(t, y, k, "logs"), static(t, y, k, "static")}
 	if err := link(k, kubernetes.Options{}).Cordon(ctx, "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +89,54 @@ func testKinds(t *testing.T, p *kubetest.Plane) {
 			}
 		}
 	}
+	if err := link(k, kubernetes.Options{Unmanaged: true, EmptyDir: true}).Drain(ctx, fleetlink.Order{}); err != nil {
+		t.Fatal(err)
+	}
+	here := y.On(k)
+	if slices.Sort(here); !slices.Equal(here, remain) {
+		t.Errorf("after the drain %v are here, want %v", here, remain)
+	}
+	if left := kubectl(t, p, "--list", "--node="+k.Name); len(left.Leaves) > 0 || left.Refuses != "" {
+		t.Errorf("kubectl has something left: %+v", left)
+	}
+}
+
+// static makes a mirror pod, as a kubelet does of a static one, and returns its
+// name when it is ready.
+func static(t *testing.T, y *kubetest.Yard, k *kubetest.Kubelet, name string) string {
+	t.Helper()
+	yes := true
+	mirror := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name + "-" + k.Name, Namespace: y.Namespace, Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "x"},
+		OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: k.Name, UID: y.Node(k).UID, Controller: &yes}}},
+		Spec: corev1.PodSpec{NodeName: k.Name, Containers: []corev1.Container{{Name: "main", Image: "example.com/nothing"}}}}
+	if err := k.Create(within(t), y.Path("pods", ""), mirror); err != nil {
+		t.Fatal(err)
+	}
+	y.Until("the static pod is ready", func(ctx context.Context) bool {
+		var now corev1.Pod
+		return y.Read(ctx, y.Path("pods", mirror.Name), metav1.ListOptions{}, &now) == nil && kubetest.Ready(&now)
+	})
+	return y.Namespace + "/" + mirror.Name
+}
+
+// daemonSet makes a DaemonSet, and returns the name of its pod on a node when all
+// its pods are ready.
+func daemonSet(t *testing.T, y *kubetest.Yard, k *kubetest.Kubelet, name string) string {
+	t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: y.Namespace}, Spec: appsv1.DaemonSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}, Template: y.Template(name)}}
+	if err := y.Create(within(t), y.Path("daemonsets", ""), set); err != nil {
+		t.Fatal(err)
+	}
+	y.Until("the DaemonSet's pods are ready", func(ctx context.Context) bool {
+		var d appsv1.DaemonSet
+		return y.Read(ctx, y.Path("daemonsets", name), metav1.ListOptions{}, &d) == nil && int(d.Status.NumberReady) == len(y.Nodes)
+	})
+	var pods corev1.PodList
+	if err := y.Read(within(t), y.Path("pods", ""), metav1.ListOptions{LabelSelector: "app=" + name, FieldSelector: "spec.nodeName=" + k.Name}, &pods); err != nil || len(pods.Items) != 1 {
+		t.Fatalf("%v: %d pods of DaemonSet %s", err, len(pods.Items), name)
+	}
+	return y.Namespace + "/" + pods.Items[0].Name
 }
 
 // manifest applies rbac.yaml, and returns a kubeconfig of its account.

@@ -38,6 +38,11 @@ func TestReal(t *testing.T) {
 		{"the API server restarted during the drain", testRestart},
 		{"load balancers", testExclude},
 		{"what a kubelet may not do", testRights},
+		{"a boot whose pods are reported late", testStays},
+		{"a node that hosts the API server", testHosted},
+		{"no room elsewhere", testNoRoom},
+		{"our word removed", testWordGone},
+		{"an attachment, by its name", testAttachment},
 		{"a service account", testAccount},
 		{"by force", testForce},
 		{"20 nodes with two permits", testRoll},
@@ -215,6 +220,12 @@ func testNodeDeleted(t *testing.T, p *kubetest.Plane) {
 	}
 	if _, err := link(k, kubernetes.Options{}).Standing(within(t)); err == nil {
 		t.Error("a node that is not there has a standing")
+	}
+	if err := link(k, kubernetes.Options{}).Resume(within(t)); err != nil {
+		t.Errorf("resume, of which nothing is left to undo: %v", err)
+	}
+	if ails, err := link(k, kubernetes.Options{}).Ailments(within(t)); err != nil || len(ails) != 1 || !strings.Contains(ails[0].Why, "it is not registered") {
+		t.Errorf("ailments: %v, %v", ails, err)
 	}
 	p.Register(k)
 	if s, err := link(k, kubernetes.Options{}).Standing(within(t)); err != nil || s.Ours {

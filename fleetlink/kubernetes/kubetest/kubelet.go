@@ -93,10 +93,21 @@ func (k *Kubelet) Leave() {
 	k.done.Wait()
 }
 
-// Reboot has the machine come up anew: another boot-id, and all its containers
-// started since.
+// Reboot has the machine come up anew: another boot-id, which the kubelet reports
+// before it has looked at its pods, and all their containers started since.
 func (k *Kubelet) Reboot(ctx context.Context) error {
-	k.boot.Add(1)
+	k.Boot()
+	if err := k.Report(ctx); err != nil {
+		return err
+	}
+	return k.Revive(ctx)
+}
+
+// Boot gives the machine another boot-id, of which nobody knows yet.
+func (k *Kubelet) Boot() { k.boot.Add(1) }
+
+// Revive starts the containers of all pods that are on the node.
+func (k *Kubelet) Revive(ctx context.Context) error {
 	var list corev1.PodList
 	if err := k.Read(ctx, "/api/v1/pods", metav1.ListOptions{FieldSelector: "spec.nodeName=" + k.Name}, &list); err != nil {
 		return err
@@ -106,7 +117,7 @@ func (k *Kubelet) Reboot(ctx context.Context) error {
 			return err
 		}
 	}
-	return k.report(ctx)
+	return nil
 }
 
 func (k *Kubelet) status() corev1.NodeStatus {
@@ -118,8 +129,8 @@ func (k *Kubelet) status() corev1.NodeStatus {
 	return s
 }
 
-// report says what its node is.
-func (k *Kubelet) report(ctx context.Context) error {
+// Report says what its node is.
+func (k *Kubelet) Report(ctx context.Context) error {
 	return k.Patch(ctx, "/api/v1/nodes/"+k.Name+"/status", map[string]any{"status": k.status()})
 }
 
@@ -134,7 +145,7 @@ func (k *Kubelet) beat(ctx context.Context) {
 			l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: k.Name, Namespace: "kube-node-lease"},
 				Spec: coordinationv1.LeaseSpec{HolderIdentity: &k.Name, LeaseDurationSeconds: &seconds, RenewTime: &at}}
 			k.Create(ctx, leases, l) // again in ten seconds, if that did not work
-			k.report(ctx)
+			k.Report(ctx)
 		}
 		wait(ctx, 10*time.Second)
 	}
