@@ -25,11 +25,14 @@ func (s *session) doctor() *cobra.Command {
 		Short: "Look at how this host is set up, and say what is wrong and how to mend it",
 		Long: "Look at how this host is set up: policy, keys, slots, boot loader, trial guard, reboot lock, scheduler, gates, D-Bus,\n" +
 			"units, space, clock, update server. It says what is wrong, what that means for the machine, and how to mend it. Run it as root. It needs no\n" +
-			"daemon, asks one that runs, and changes nothing; no check takes longer than 10 seconds.\n\n" +
+			"daemon, asks one that runs, and changes nothing; no check takes longer than 10 seconds. Where the policy names a scheduler\n" +
+			"or gates, `drydockd survey` asks them: it calls hooks and gates that are executables, to ask, as drydockd does, but outside of\n" +
+			"its sandbox; evictions are dry runs.\n\n" +
 			"A check is ok, a warning (it works, and may not when it matters), wrong, or unknown, which is never as good as ok.\n" +
 			"Strategy \"coordinated\" must not be used where trial.coordinated is wrong.\n\n" +
 			"With --root DIR it looks at another system: every file is looked for below DIR, also those that the policy names, but not\n" +
-			"the devices. A tree that does not run (an image that is being made) has only its files looked at.\n\n" +
+			"the devices. A tree that does not run (an image that is being made) has only its files looked at. Of one that runs, with\n" +
+			"its --bus, the scheduler is asked by its own drydockd, which is run with DIR as its root.\n\n" +
 			"With --json it prints version (of this form, 1), at, config, root, image, healthy, counts by verdict, and checks: each with\n" +
 			"id, verdict, seen, and where it is not ok means, mend, because (the id of the check that comes first) and minor (that it\n" +
 			"is unknown fails nothing). Fields and ids are added; what is there keeps its meaning.\n\n" +

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/drydock-os/drydock/cmd/internal/survey"
 	"github.com/drydock-os/drydock/testdata/real"
 )
 
@@ -66,5 +68,31 @@ func TestHelpNamesTrialState(t *testing.T) {
 	out, err := exec.Command(buildDaemon(t), "-h").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "trial-state") || !strings.Contains(string(out), "-check-config") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestSurveyIsPrinted: what drydock doctor reads is all that is on standard output,
+// and a policy that does not read is no survey.
+func TestSurveyIsPrinted(t *testing.T) {
+	binary, root := buildDaemon(t), t.TempDir()
+	for name, text := range map[string]string{
+		"etc/machine-id": "0123456789abcdef0123456789abcdef\n", "proc/sys/kernel/random/boot_id": "boot-1\n",
+		"good.toml": "state = \"" + root + "/state\"\n[server]\nurl = \"http://127.0.0.1:9/\"\n[gates]\nhttp = [{ url = \"http://127.0.0.1:9/\" }]\n", "bad.toml": "[scheduler]\nkind = \"swarm\"\n",
+	} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := survey.Surveyor{Program: binary, Args: []string{"-config", filepath.Join(root, "good.toml"), "-root", root}}.Survey(t.Context())
+	if err != nil || len(s.Gates) != 1 || !s.Gates[0].Unfit || s.Scheduler.Opened != "" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	_, err = survey.Surveyor{Program: binary, Args: []string{"-config", filepath.Join(root, "bad.toml"), "-root", root}}.Survey(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "scheduler.kind") {
+		t.Errorf("of a policy that does not read: %v", err)
+	}
+	if help, _ := exec.Command(binary, "-h").CombinedOutput(); !strings.Contains(string(help), "survey  ") {
+		t.Errorf("%s", help)
 	}
 }

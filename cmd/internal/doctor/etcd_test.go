@@ -77,6 +77,7 @@ var etcdIlls = []ill{
 	}, verdict: Wrong, seen: "certificate", mend: "cluster.cert_file"},
 	{id: "etcd.endpoints", what: "no name", make: func(b *body) { b.endpoints([]string{"https://etcd.invalid:2379"}) }, verdict: Wrong, seen: "etcd.invalid", mend: "cluster.endpoints"},
 	{id: "policy.certificates", what: "its own is gone", make: gone("etc/drydock/etcd/machine.pem"), verdict: Wrong, seen: "machine.pem", mend: "PEM"},
+	// Its member says so, or, until it has noticed, a linearizable read does not end.
 	{id: "etcd.quorum", what: "two are stopped", make: func(b *body) {
 		b.etcd.Stop(1)
 		b.etcd.Stop(2)

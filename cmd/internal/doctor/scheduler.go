@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -234,17 +235,15 @@ func lookStanding(ctx context.Context, p *patient) Finding {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return unread(path, err)
 	}
-	var was struct {
-		Kind policy.SchedulerKind `json:"kind"`
-	}
-	if err == nil {
+	var was berth
+	if len(bytes.TrimSpace(data)) > 0 { // an empty one is none
 		if err := json.Unmarshal(data, &was); err != nil {
 			return Finding{Verdict: Wrong, Seen: fmt.Sprintf("%s: %v", path, err), Means: "at which scheduler this machine is out of service is not known, and none is asked", Mend: "see that it is in service everywhere (kubectl uncordon, nomad node eligibility), and remove the file"}
 		}
 	}
-	if kind := p.said.Scheduler.Kind; was.Kind != "" && was.Kind != kind {
-		return Finding{Verdict: Wrong, Seen: fmt.Sprintf("this machine was taken out of service at %s, and scheduler.kind is now %s", was.Kind, kind), Means: "nobody gives it back there, and nothing reboots",
-			Mend: fmt.Sprintf("set scheduler.kind = %q until it is back, or give it back there by hand and remove %s", was.Kind, path)}
+	if now := (berth{p.said.Scheduler.Kind, p.said.Scheduler.Place()}); was != (berth{}) && was != now {
+		return Finding{Verdict: Wrong, Seen: fmt.Sprintf("this machine was taken out of service at %s, and the policy now names %s", was, now), Means: "nobody gives it back there, and nothing reboots",
+			Mend: fmt.Sprintf("name %s in [scheduler] until it is back, or give it back there by hand and remove %s", was, path)}
 	}
 	if !scheduled(p.said) {
 		return ok("no scheduler is named: nothing has to be taken off this machine")
@@ -253,6 +252,19 @@ func lookStanding(ctx context.Context, p *patient) Finding {
 		_, err := p.status()
 		return judgeStanding(f, err == nil)
 	})(ctx, p)
+}
+
+// A berth is where a machine is out of service, as drydockd writes it down.
+type berth struct {
+	Kind  policy.SchedulerKind `json:"kind"`
+	Place string               `json:"place"` // policy.Scheduler.Place
+}
+
+func (b berth) String() string {
+	if b.Place == "" {
+		return string(b.Kind)
+	}
+	return fmt.Sprintf("%s (%s)", b.Kind, b.Place)
 }
 
 // judgeStanding judges how far a machine is out of service; daemon: drydockd runs,

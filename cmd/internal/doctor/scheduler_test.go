@@ -48,7 +48,8 @@ var schedulerIlls = []ill{
 	{id: "scheduler.rights", what: "cannot be asked for", make: func(b *body) {
 		b.cluster.status["/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"] = 500
 	}, verdict: Unknown, seen: "which rights", mend: "rbac.yaml"},
-	{id: "scheduler.standing", what: "at another scheduler", make: put("var/lib/drydock/scheduler.json", `{"version":1,"kind":"nomad"}`), verdict: Wrong, seen: "out of service at nomad", mend: `scheduler.kind = "nomad"`},
+	{id: "scheduler.standing", what: "at another scheduler", make: put("var/lib/drydock/scheduler.json", `{"version":1,"kind":"nomad"}`), verdict: Wrong, seen: "out of service at nomad, and the policy now names kubernetes (/etc/drydock/kubeconfig web-1)", mend: "name nomad in [scheduler]"},
+	{id: "scheduler.standing", what: "as another node", make: put("var/lib/drydock/scheduler.json", `{"version":1,"kind":"kubernetes","place":"/etc/drydock/kubeconfig web-2"}`), verdict: Wrong, seen: "kubernetes (/etc/drydock/kubeconfig web-2)", mend: "remove"},
 	{id: "scheduler.standing", what: "damaged", make: put("var/lib/drydock/scheduler.json", `{`), verdict: Wrong, seen: "scheduler.json", mend: "kubectl uncordon"},
 	{id: "scheduler.standing", what: "nobody gives it back", make: func(b *body) {
 		b.cluster.word = ourWord
@@ -100,6 +101,7 @@ func TestNodeOfACluster(t *testing.T) {
 		}
 	}
 	b.cluster.word = ourWord
+	put("var/lib/drydock/scheduler.json", `{"version":1,"kind":"kubernetes","place":"/etc/drydock/kubeconfig web-1"}`)(b)
 	if f := finding(t, b.examine(), "scheduler.standing"); f.Verdict != OK || !strings.Contains(f.Seen, "1 workloads left") {
 		t.Errorf("while drydockd drains: %+v", f)
 	}
@@ -147,7 +149,7 @@ func TestHostWithoutAScheduler(t *testing.T) {
 		}
 	}
 	put("var/lib/drydock/scheduler.json", `{"version":1,"kind":"nomad"}`)(b)
-	if f := finding(t, b.examine(), "scheduler.standing"); f.Verdict != Wrong || !strings.Contains(f.Seen, "scheduler.kind is now none") {
+	if f := finding(t, b.examine(), "scheduler.standing"); f.Verdict != Wrong || !strings.Contains(f.Seen, "the policy now names none") {
 		t.Errorf("%+v", f)
 	}
 }
