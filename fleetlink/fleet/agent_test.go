@@ -29,6 +29,7 @@ type process struct {
 	active, sub string
 	until       time.Time // of what it is doing
 	leaving     bool      // fleet has unloaded it
+	launched    bool      // fleet has started it, and not stopped it since (agent/cache.go)
 }
 
 func (a *agent) start() {
@@ -129,18 +130,28 @@ func (a *agent) reconcile(ctx context.Context) {
 			p = &process{active: inactive, sub: "dead"}
 			a.units[name] = p
 		}
-		switch up := p.active != inactive && p.active != "failed"; {
+		switch {
 		case p.leaving:
-		case desired == launched && !up && p.until.IsZero():
+		case desired == launched && !p.launched && p.active != "deactivating":
 			a.f.log("start", name, a.id)
-			p.active, p.sub, p.until = "activating", "start-pre", now().Add(testTick)
-		case desired == loaded && up && p.active != "deactivating":
+			p.active, p.sub, p.until, p.launched = "activating", "start-pre", now().Add(testTick), true
+		case desired == loaded && p.launched:
+			p.launched = false
 			a.f.etcd.remove(a.f.key("job", name, "job-state"))
 			a.end(name, p)
 		}
 	}
 	a.pass()
 	a.tell(wanted)
+}
+
+// run has systemd start a unit without fleet, as a timer does.
+func (a *agent) run(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.units[name]
+	p.active, p.sub, p.until = "active", "running", now().Add(24*time.Hour)
+	a.publish(name, p)
 }
 
 // end begins to stop a unit.

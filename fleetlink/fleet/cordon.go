@@ -75,6 +75,14 @@ func (l *Link) shut(ctx context.Context, v *view) error {
 	if l.o.CordonKey == "" || v.shut() {
 		return nil
 	}
+	if v.own != nil && v.own.Value == l.o.CordonValue {
+		return nil // fleet's API has not seen it yet; it is ours by the record, or somebody's
+	}
+	if old := v.rec.Cordon; old != nil && old.Key != l.o.CordonKey { // the policy had another key
+		if err := l.open(ctx, v.rec); err != nil {
+			return err
+		}
+	}
 	c := &override{Key: l.o.CordonKey, Value: l.o.CordonValue}
 	if v.own != nil {
 		c.Before = &v.own.Value
@@ -178,18 +186,32 @@ func (l *Link) restart(ctx context.Context, v *view) error {
 		}
 	}
 	for _, m := range append(first, then...) {
-		if err := l.wish(ctx, m.Name, m.Set, m.Was); err != nil {
+		if err := l.unwish(ctx, m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// wish changes the desired state of a unit, if it is still what it was.
-func (l *Link) wish(ctx context.Context, name, from, to string) error {
-	_, err := l.etcd.Swap(ctx, l.key("job", name, "target-state"), to, etcd2.Prev{Value: from})
+// wish changes the desired state of a unit, if it is still what it was. What was
+// done is in m, which is to be saved then: where somebody else wants something else
+// of the unit, or nothing, nothing was.
+func (l *Link) wish(ctx context.Context, m *moved) error {
+	node, err := l.etcd.Swap(ctx, l.key("job", m.Name, "target-state"), m.Set, etcd2.Prev{Value: m.Was})
 	if etcd2.Is(err, etcd2.CompareFailed) || etcd2.Is(err, etcd2.KeyNotFound) {
-		return nil // somebody else wants something else, or nothing
+		m.Was, m.Set, m.Index = "", "", 0
+		return nil
+	}
+	m.Index = node.ModifiedIndex
+	return err
+}
+
+// unwish gives a unit the desired state back that it had, if it still has the one
+// that wish wrote. Who wrote the same since wants it so.
+func (l *Link) unwish(ctx context.Context, m moved) error {
+	_, err := l.etcd.Swap(ctx, l.key("job", m.Name, "target-state"), m.Was, etcd2.Prev{Value: m.Set, Index: m.Index})
+	if etcd2.Is(err, etcd2.CompareFailed) || etcd2.Is(err, etcd2.KeyNotFound) {
+		return nil
 	}
 	return err
 }

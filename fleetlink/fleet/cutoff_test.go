@@ -12,74 +12,112 @@ import (
 	"testing"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
 )
 
-// TestCutOffAtEachWrite ends the daemon at each write to etcd in turn, before it
-// arrives or when its answer is on the way. A resume then leaves fleet as it was,
-// and a drain goes on.
+// TestCutOffAtEachWrite ends the daemon at each write to etcd or to fleet in turn,
+// before it arrives or when its answer is on the way. A resume then leaves fleet as
+// it was, and a drain goes on.
 func TestCutOffAtEachWrite(t *testing.T) {
 	e := startEtcd(t)
-	for _, lost := range []string{"the write", "its answer"} {
-		for n := int32(1); ; n++ {
-			reached := false
-			t.Run(fmt.Sprintf("%s, %d", lost, n), func(t *testing.T) {
-				reached = testCutOffAt(t, e, n, lost == "its answer")
-			})
-			if !reached || t.Failed() {
-				break
+	for name, force := range map[string]bool{"drain": false, "by force": true} {
+		for _, lost := range []string{"the write", "its answer"} {
+			for n := int32(1); ; n++ {
+				reached := false
+				t.Run(fmt.Sprintf("%s, %s, %d", name, lost, n), func(t *testing.T) {
+					c := cutOff{fleet: startFleet(t, e, three()), at: n, arrives: lost == "its answer", force: force}
+					reached = c.test(t)
+				})
+				if !reached || t.Failed() {
+					break
+				}
 			}
 		}
 	}
 }
 
-func testCutOffAt(t *testing.T, e *etcdProcess, n int32, arrives bool) (reached bool) {
-	f := startFleet(t, e, three())
-	s := &scene{newCrew(t, f.options()), f}
-	s.database()
-	before := f.remains(t)
-	ctx, cancel := context.WithTimeout(t.Context(), enough)
-	defer cancel()
-	var writes atomic.Int32
-	behind, _ := url.Parse(e.url)
-	proxy := httputil.NewSingleHostReverseProxy(behind)
-	cut := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
-		if req.Method == http.MethodGet || writes.Add(1) != n {
-			proxy.ServeHTTP(rw, req)
+// cutOff is a daemon that ends at a write.
+type cutOff struct {
+	fleet   *fleetd
+	at      int32 // the write
+	arrives bool
+	force   bool // of the drain, over a unit that can go nowhere
+	writes  atomic.Int32
+}
+
+// before has handler serve the daemon as long as that lives.
+func (c *cutOff) before(t *testing.T, handler http.Handler, end func()) string {
+	s := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodGet || c.writes.Add(1) != c.at {
+			handler.ServeHTTP(rw, req)
 			return
 		}
-		if arrives {
-			proxy.ServeHTTP(httptest.NewRecorder(), req)
+		if c.arrives {
+			handler.ServeHTTP(httptest.NewRecorder(), req)
 		}
-		cancel()
+		end()
 		panic(http.ErrAbortHandler)
 	}))
-	defer cut.Close()
-	o := s.o
-	o.Etcd.Endpoints = []string{cut.URL}
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func (c *cutOff) test(t *testing.T) (reached bool) {
+	o := c.fleet.options()
+	o.CordonKey, o.CordonValue = "reboot", "draining"
+	s := &scene{newCrew(t, o), c.fleet}
+	s.database()
+	names := []string{"db.service", "announce.service", "logs.service"}
+	if c.force {
+		s.unit("pinned.service", launched, "X-Fleet:MachineID="+idA)
+		s.up("pinned.service", idA)
+		names = append(names, "pinned.service")
+	}
+	before := c.fleet.remains(t)
+	ctx, cancel := context.WithTimeout(t.Context(), enough)
+	defer cancel()
+	behind, _ := url.Parse(c.fleet.etcd.url)
+	o = s.o
+	o.Etcd.Endpoints = []string{c.before(t, httputil.NewSingleHostReverseProxy(behind), cancel)}
+	o.Endpoint = c.before(t, c.fleet, cancel)
 	l, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(l.Cordon(ctx, "a reboot"), l.Drain(ctx, fleetlink.Order{}))
-	if writes.Load() < n {
+	order := fleetlink.Order{Force: c.force}
+	err = errors.Join(l.Cordon(ctx, "a reboot"), l.Drain(ctx, order), l.Resume(ctx))
+	if c.writes.Load() < c.at {
 		return false
 	}
-	if err == nil {
-		t.Error("the daemon was cut off, and the drain ended well")
+	if err == nil && !c.over() {
+		t.Error("the daemon was cut off, and all went well")
 	}
-	if n%2 == 0 {
-		s.drain(fleetlink.Order{})
+	if c.at%2 == 0 {
+		s.drain(order)
 		if to := s.target("db.service"); to == idA || s.target("announce.service") != to {
 			t.Errorf("after the drain went on db.service is on %s and its announcement on %s", to, s.target("announce.service"))
+		}
+		if s.metadata("reboot") != "draining" {
+			t.Errorf("after the drain went on this machine's metadata is %q", s.metadata("reboot"))
 		}
 	}
 	s.resume()
 	s.wanted(before)
-	for _, name := range []string{"db.service", "announce.service", "logs.service"} {
+	if s.metadata("reboot") != "ok" {
+		t.Errorf("after the resume this machine's metadata is %q", s.metadata("reboot"))
+	}
+	for _, name := range names {
 		s.until(name+" runs", func() bool {
 			states, _ := s.api.states(t.Context(), name, s.target(name))
 			return len(states) == 1 && states[0].steady()
 		})
 	}
 	return true
+}
+
+// over reports whether nothing is left to be cut off: after the record only
+// directories are removed, if they are empty.
+func (c *cutOff) over() bool {
+	_, _, err := c.fleet.keys.Get(context.Background(), recordsKey+c.fleet.prefix+"/"+idA)
+	return etcd2.Is(err, etcd2.KeyNotFound)
 }

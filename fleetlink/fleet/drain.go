@@ -105,12 +105,16 @@ func (d *drain) step(ctx context.Context) (*view, progress, error) {
 	return v, waiting, nil
 }
 
-// delay leaves the groups for later that were just put back.
+// delay leaves the groups for later that were just put back, and those of which a
+// unit has to end first.
 func (d *drain) delay(steps []step) (due []step) {
 	for _, s := range steps {
 		name := s.group[0].name
-		if s.to != "" && d.o.Now().Before(d.again[name]) {
+		switch {
+		case s.to != "" && d.o.Now().Before(d.again[name]):
 			s.to, s.why = "", d.excuse[name]
+		case s.job != "" && !d.order.Force:
+			s.to, s.why = "", s.job
 		}
 		due = append(due, s)
 	}
@@ -139,10 +143,10 @@ func (d *drain) mend(ctx context.Context, r *record) (changed bool, err error) {
 		if m.To == "" || m.Set == "" {
 			continue
 		}
-		if err := d.wish(ctx, m.Name, m.Set, m.Was); err != nil {
+		if err := d.unwish(ctx, *m); err != nil {
 			return false, err
 		}
-		m.Was, m.Set, changed = "", "", true
+		m.Was, m.Set, m.Index, changed = "", "", 0, true
 	}
 	if changed {
 		err = d.save(ctx, r)
@@ -167,7 +171,7 @@ func (d *drain) move(ctx context.Context, v *view, s step) (progress, error) {
 	if err := d.save(ctx, v.rec); err != nil {
 		return waiting, err
 	}
-	stays, err := d.withdraw(ctx, announcements)
+	stays, err := d.withdraw(ctx, v.rec, announcements)
 	if err != nil {
 		return waiting, err
 	}
@@ -209,14 +213,17 @@ func ran(v *view, u *unit) string {
 
 // withdraw stops announcements, the last one first, and waits until they have
 // ended, and who reads them may have seen it. One that stays is named.
-func (d *drain) withdraw(ctx context.Context, announcements group) (stays string, err error) {
+func (d *drain) withdraw(ctx context.Context, r *record, announcements group) (stays string, err error) {
 	if len(announcements) == 0 {
 		return "", nil
 	}
 	for _, u := range slices.Backward(announcements) {
-		if err := d.wish(ctx, u.name, launched, loaded); err != nil {
+		if err := d.wish(ctx, r.unit(u.name)); err != nil {
 			return "", err
 		}
+	}
+	if err := d.save(ctx, r); err != nil {
+		return "", err
 	}
 	bounded, cancel := context.WithTimeout(ctx, d.o.Stop)
 	defer cancel()
@@ -244,19 +251,19 @@ func (d *drain) withdraw(ctx context.Context, announcements group) (stays string
 // stop ends what can go nowhere: announcements first, and a unit when its own have
 // ended. They stay scheduled here, and are started again by Resume.
 func (d *drain) stop(ctx context.Context, v *view, steps []step) error {
-	var wishes []moved
+	var wishes []string
 	for _, s := range steps {
 		for _, u := range slices.Backward(s.group) {
 			announced := slices.ContainsFunc(s.group, func(a *unit) bool { return a.announces(u) && v.up(a) })
 			m := v.rec.unit(u.name)
-			if announced || !v.up(u) || m.Set != "" {
+			if announced || !v.up(u) || m.Set != "" && m.Set == u.desired {
 				continue
 			}
-			m.Ran, m.To, m.Was, m.Set, m.Gone = ran(v, u), "", u.desired, loaded, false
+			m.Ran, m.To, m.Was, m.Set, m.Index, m.Gone = ran(v, u), "", u.desired, loaded, 0, false
 			if u.desired == loaded { // something else started it: only unloading it stops it
 				m.Set = inactive
 			}
-			wishes = append(wishes, *m)
+			wishes = append(wishes, u.name)
 		}
 	}
 	if len(wishes) == 0 {
@@ -265,10 +272,10 @@ func (d *drain) stop(ctx context.Context, v *view, steps []step) error {
 	if err := d.save(ctx, v.rec); err != nil {
 		return err
 	}
-	for _, m := range wishes {
-		if err := d.wish(ctx, m.Name, m.Was, m.Set); err != nil {
+	for _, name := range wishes {
+		if err := d.wish(ctx, v.rec.unit(name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.save(ctx, v.rec)
 }

@@ -1,8 +1,6 @@
 package fleet
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,6 +25,10 @@ func TestDrain(t *testing.T) {
 		"a unit that ends well is well":                      (*scene).testEnds,
 		"a unit that was stopped ends well":                  (*scene).testStoppedEnds,
 		"a unit that ended where it went stays there":        (*scene).testStaysEnded,
+		"a job that fleet did not start is waited for":       (*scene).testJob,
+		"a socket's daemon moves":                            (*scene).testSocket,
+		"what a person stops stays stopped":                  (*scene).testStopped,
+		"fleet's API lags behind":                            (*scene).testLag,
 		"a unit that flaps is named":                         (*scene).testFlapping,
 		"a unit that fails stops the drain, and comes home":  (*scene).testFails,
 		"a machine that vanishes":                            (*scene).testVanishes,
@@ -147,146 +149,6 @@ func (s *scene) testPutBack() {
 	release()
 	s.drain(fleetlink.Order{})
 	s.resume()
-}
-
-// slow has a unit take its time to end.
-func (s *scene) slow(name string, d time.Duration) {
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	s.f.slow[name] = d
-}
-
-func (s *scene) testSlow() {
-	a, b := s.place("a"), s.place("b")
-	s.slow(a, time.Hour)
-	if why := s.unfinished(20 * testHeartbeat); !strings.Contains(why, a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
-		s.Error(why)
-	}
-	if s.target(a) == idA || s.target(b) != idA {
-		s.Errorf("%s is scheduled to %s, and %s, which was to wait, to %s", a, s.target(a), b, s.target(b))
-	}
-	if st, err := s.open().Standing(s.within(enough)); err != nil || !strings.Contains(fleetlink.Names(st.Left), a+" (it has not been seen to end here yet)") {
-		s.Errorf("standing %+v, %v", st, err)
-	}
-	err := s.cordon().Drain(s.within(20*testHeartbeat), fleetlink.Order{Force: true})
-	if err == nil || !strings.Contains(err.Error(), a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
-		s.Errorf("drain by force while %s ends: %v", a, err)
-	}
-	agent := s.f.agents[idA]
-	agent.mu.Lock()
-	agent.units[a].until = now()
-	agent.mu.Unlock()
-	s.drain(fleetlink.Order{})
-	s.resume()
-}
-
-func (s *scene) testUnasked() {
-	s.o.Stop = 6 * testHeartbeat
-	for i, units := range []Units{s.f.agents[idA], nil} {
-		name := s.place([]string{"a", "b"}[i])
-		s.slow(name, time.Hour)
-		s.o.Units = units
-		s.f.mu.Lock()
-		s.f.systemd = errors.New("no bus")
-		s.f.mu.Unlock()
-		began, told := now(), ""
-		s.cordon()
-		o := fleetlink.Order{Force: i == 0, Progress: func(left []fleetlink.Workload) { told += fleetlink.Names(left) }}
-		if err := s.open().Drain(s.within(enough), o); err != nil {
-			s.Fatal(err)
-		}
-		if took := time.Since(began); took < s.o.Stop+s.o.Heartbeat || !strings.Contains(told, "whether it has ended here is not known") {
-			s.Errorf("the drain took %s, and told: %s", took, told)
-		}
-		s.resume()
-	}
-}
-
-// lasts has a unit end well by itself, so long after it starts the next time.
-func (s *scene) lasts(name string, d time.Duration) {
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	s.f.lasts[name] = d
-}
-
-// ailing names what does not come back.
-func (s *scene) ailing() string {
-	s.Helper()
-	found, err := s.open().Ailments(s.within(enough))
-	if err != nil {
-		s.Fatal(err)
-	}
-	return fleetlink.Names(found)
-}
-
-// ended waits until a unit has ended well.
-func (s *scene) ended(name, machine string) {
-	s.Helper()
-	s.until(name+" has ended", func() bool {
-		s.f.mu.Lock()
-		ended := slices.Contains(s.f.events, event{"end", name, machine})
-		s.f.mu.Unlock()
-		states, _ := s.api.states(s.Context(), name, machine)
-		return ended && len(states) == 1 && states[0].Active == inactive
-	})
-}
-
-func (s *scene) testEnds() {
-	boot := "1"
-	s.o.Machine.BootID = func() (string, error) { return boot, nil }
-	name := s.place("a")
-	s.unit("everywhere.service", launched, "X-Fleet:Global=true")
-	s.up("everywhere.service", idA)
-	s.lasts(name, testHeartbeat/2) // less than it would have to be up for
-	s.lasts("everywhere.service", 4*testHeartbeat)
-	s.drain(fleetlink.Order{})
-	to := s.target(name)
-	boot = "2"
-	s.f.agents[idA].vanish()
-	s.f.agents[idA].start()
-	s.until("the Global unit is up", func() bool { return s.ailing() == "" })
-	s.ended("everywhere.service", idA)
-	if ails := s.ailing(); ails != "" {
-		s.Errorf("a Global unit was up after the reboot and ended well: %s", ails)
-	}
-	s.resume()
-	if ails := s.ailing(); ails != "" || s.target(name) != to {
-		s.Errorf("units were up again and ended well: %s; %s is on %s", ails, name, s.target(name))
-	}
-	boot = "3"
-	if ails := s.ailing(); ails != "everywhere.service (it was up on this machine before, and is inactive/dead)" {
-		s.Errorf("in a boot in which nothing was seen up here: %s", ails)
-	}
-}
-
-func (s *scene) testStoppedEnds() {
-	s.unit("pinned.service", launched, "X-Fleet:MachineID="+idA)
-	s.up("pinned.service", idA)
-	s.drain(fleetlink.Order{Force: true})
-	s.lasts("pinned.service", 6*testHeartbeat)
-	s.resume()
-	s.until("it is up", func() bool { return s.ailing() == "" })
-	s.ended("pinned.service", idA)
-	if ails := s.ailing(); ails != "" {
-		s.Errorf("a unit was up again and ended well: %s", ails)
-	}
-}
-
-func (s *scene) testStaysEnded() {
-	name := s.place("a")
-	s.lasts(name, testHeartbeat/2)
-	l := s.cordon()
-	ctx, cancel := context.WithCancel(s.Context())
-	defer cancel()
-	wait := s.during(name, func(to string) { s.ended(name, to); cancel() })
-	if err := l.Drain(ctx, fleetlink.Order{}); err == nil {
-		s.Fatal("the drain was not cut off")
-	}
-	wait()
-	to := s.target(name)
-	if s.resume(); s.target(name) != to {
-		s.Errorf("%s ended well on %s and was brought back to %s, which starts it again", name, to, s.target(name))
-	}
 }
 
 func (s *scene) testFlapping() {

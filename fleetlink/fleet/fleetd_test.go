@@ -42,11 +42,12 @@ type fleetd struct {
 	mu       sync.Mutex
 	files    map[string][]option
 	agents   map[string]*agent
-	broken   map[string]string        // unit: the machine on which it fails
-	flapping map[string]string        // unit: the machine on which it does not stay up
-	slow     map[string]time.Duration // that a unit takes to end
-	lasts    map[string]time.Duration // after which it ends well by itself
-	systemd  error                    // of who asks it
+	broken   map[string]string            // unit: the machine on which it fails
+	flapping map[string]string            // unit: the machine on which it does not stay up
+	slow     map[string]time.Duration     // that a unit takes to end
+	lasts    map[string]time.Duration     // after which it ends well by itself
+	systemd  error                        // of who asks it
+	stale    map[string]map[string]string // the machines that the API tells of; nil: those that there are
 	events   []event
 	requests int
 }
@@ -107,6 +108,18 @@ func (f *fleetd) log(what, unit, machine string) {
 
 // job is a unit as the schedule has it.
 type job struct{ name, desired, target, heartbeat string }
+
+// current is what fleet calls the current state (registry/job_state.go): it takes
+// the word of whoever last wrote, or deleted, the heartbeat and the state.
+func (j job) current(state bool) string {
+	switch {
+	case j.target == "" || !state:
+		return inactive
+	case j.heartbeat == j.target:
+		return launched
+	}
+	return loaded
+}
 
 func (f *fleetd) jobs(ctx context.Context) (jobs []job, err error) {
 	dir, _, err := f.keys.Get(ctx, f.key("job"))
@@ -220,6 +233,19 @@ func (f *fleetd) reconcile(ctx context.Context) {
 	}
 }
 
+// lag has the API tell of machines as they are now, until it is ended.
+func (f *fleetd) lag(yes bool) {
+	machines, err := f.machines(context.Background())
+	if err != nil {
+		f.Error(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stale = nil; yes {
+		f.stale = machines
+	}
+}
+
 func (f *fleetd) admits(unit string, metadata map[string]string) bool {
 	wants := map[string][]string{}
 	for _, pair := range f.option(unit, "X-Fleet", "MachineMetadata") {
@@ -283,16 +309,24 @@ func (f *fleetd) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	case what == "machines" && req.Method == http.MethodPatch:
 		f.patch(rw, req)
 	case what == "machines":
+		f.mu.Lock()
+		if f.stale != nil {
+			machines = f.stale
+		}
+		f.mu.Unlock()
 		var all []any
 		for _, id := range sorted(machines) {
 			all = append(all, map[string]any{"id": id, "primaryIP": "192.0.2.1", "metadata": machines[id]})
 		}
 		give(rw, req, "machines", all)
 	case what == "units":
+		dir, _, _ := f.keys.Get(ctx, f.key("states"))
 		var all []any
 		for _, j := range jobs {
+			told, _ := dir.Child(j.name)
+			_, state := told.Child(j.target)
 			f.mu.Lock()
-			all = append(all, map[string]any{"name": j.name, "options": f.files[j.name], "desiredState": j.desired, "machineID": j.target})
+			all = append(all, map[string]any{"name": j.name, "options": f.files[j.name], "desiredState": j.desired, "machineID": j.target, "currentState": j.current(state)})
 			f.mu.Unlock()
 		}
 		give(rw, req, "units", all)

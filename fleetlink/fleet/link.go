@@ -149,8 +149,8 @@ func (l *Link) Preflight(ctx context.Context) ([]fleetlink.Workload, error) {
 	}
 	var held []fleetlink.Workload
 	for _, m := range v.plan() {
-		if m.to == "" {
-			held = append(held, v.workloads(m.group, m.why)...)
+		if m.to == "" || m.job != "" {
+			held = append(held, v.workloads(m.group, cmp.Or(m.job, m.why))...)
 		}
 	}
 	return held, nil

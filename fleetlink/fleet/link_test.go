@@ -275,7 +275,8 @@ func TestLink(t *testing.T) {
 // DRYDOCK_FLEET_ENDPOINT, its etcd at DRYDOCK_FLEET_ETCD (URLs, with commas between),
 // and machine DRYDOCK_FLEET_MACHINE of it, the first if that is not set. It starts
 // and removes units of its own on it. DRYDOCK_FLEET_HEARTBEAT is for a fleet whose
-// agent_ttl is not 30s.
+// agent_ttl is not 30s; DRYDOCK_FLEET_CORDON ("reboot=draining") has the machine
+// closed by that metadata.
 func TestRealFleet(t *testing.T) {
 	endpoint, etcd := os.Getenv("DRYDOCK_FLEET_ENDPOINT"), os.Getenv("DRYDOCK_FLEET_ETCD")
 	if endpoint == "" || etcd == "" {
@@ -296,12 +297,14 @@ func TestRealFleet(t *testing.T) {
 	if err != nil || len(machines) < 2 {
 		t.Fatalf("a fleet of two machines is needed: %v, %v", machines, err)
 	}
+	key, value, _ := strings.Cut(os.Getenv("DRYDOCK_FLEET_CORDON"), "=")
 	linktest.Test(t, func(t *testing.T) linktest.Cluster {
 		return newCrew(t, Options{
 			Endpoint: endpoint, Etcd: etcd2.Options{Endpoints: strings.Split(etcd, ",")}, Prefix: os.Getenv("DRYDOCK_FLEET_PREFIX"),
-			Heartbeat: heartbeat, Poll: min(DefaultPoll, heartbeat/4),
+			Heartbeat: heartbeat, Poll: min(DefaultPoll, heartbeat/4), CordonKey: key, CordonValue: value,
+			Stop:    heartbeat, // a sleep ends at once, and that machine's systemd is not asked
 			Machine: fleetlink.Machine{ID: cmp.Or(os.Getenv("DRYDOCK_FLEET_MACHINE"), sorted(machines)[0]), Hostname: "test"},
-		}).cluster(3*heartbeat + 5*time.Second)
+		}).cluster(4*heartbeat + 5*time.Second)
 	})
 }
 

@@ -54,6 +54,7 @@ type moved struct {
 	Gone    bool   `json:"gone,omitempty"`    // it was seen to have ended here, or had its time to
 	Was     string `json:"was,omitempty"`     // its desired state, where Set took its place
 	Set     string `json:"set,omitempty"`
+	Index   uint64 `json:"index,omitempty"` // of the write of Set; 0: the answer to it was lost
 }
 
 // What a unit was doing when it was touched.
@@ -85,11 +86,24 @@ func (r *record) drop() {
 }
 
 // A foreignRecord is a record under this machine's id that another one wrote.
-type foreignRecord struct{ key, hostname string }
+type foreignRecord struct{ key, hostname, open string }
 
 // Error says what that means.
 func (e foreignRecord) Error() string {
-	return fmt.Sprintf("a machine with this one's machine-id, called %q, has taken it out of service: two machines have the same id, or this one was installed anew in the middle of a drain; this one neither drains nor reboots until that is cleared up. If no other machine has the id, `etcdctl rm %s` does it, and units that the record names may have to be started", e.hostname, e.key)
+	return fmt.Sprintf("a machine with this one's machine-id, called %q, has taken it out of service: two machines have the same id, or this one was installed anew in the middle of a drain; this one neither drains nor reboots until that is cleared up. If no other machine has the id, `%setcdctl rm %s` does it, and units that the record names may have to be started", e.hostname, e.open, e.key)
+}
+
+// opening is what takes a cordon's override back by hand, before the record of it
+// is removed; "" if there is none.
+func (l *Link) opening(r *record) string {
+	if r.Cordon == nil {
+		return ""
+	}
+	key := l.key("machines", l.o.Machine.ID, "metadata", r.Cordon.Key)
+	if r.Cordon.Before == nil {
+		return "etcdctl rm " + key + " && "
+	}
+	return "etcdctl set " + key + " '" + *r.Cordon.Before + "' && "
 }
 
 // records is the directory of the records of this fleet.
@@ -121,7 +135,7 @@ func (l *Link) decode(node etcd2.Node) (*record, error) {
 	case r.Version > recordVersion:
 		return nil, lasting{fmt.Errorf("the record of this machine's drain (etcd's %s) is of a newer Drydock: finish the drain with that one", node.Key)}
 	case r.Instance != l.o.Instance:
-		return nil, lasting{foreignRecord{node.Key, r.Hostname}}
+		return nil, lasting{foreignRecord{node.Key, r.Hostname, l.opening(r)}}
 	}
 	r.index = node.ModifiedIndex
 	return r, nil

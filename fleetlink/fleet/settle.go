@@ -97,7 +97,8 @@ func (d *drain) later(name, why string) {
 // arrival says why a unit that was moved has not settled where it is now; "" if it
 // has: it has ended here, and been up there for longer than what fleet tells may
 // be wrong. For after a
-// move the machine that it left deletes what the other one told of it, once.
+// move the machine that it left deletes what the other one told of it, twice
+// (agent/unit_state.go of fleet: at once, and when it next publishes all it has).
 func (d *drain) arrival(ctx context.Context, m *moved, u *unit, ending string) (why string, err error) {
 	states, err := d.api.states(ctx, m.Name, "")
 	if err != nil {
@@ -132,7 +133,7 @@ func (d *drain) arrival(ctx context.Context, m *moved, u *unit, ending string) (
 	case u.target == "":
 		seen = "it is scheduled nowhere: " + short(m.To) + ", where it was moved to, cannot run it any more, and fleet has found no other machine yet"
 	}
-	if stay.fell > 1 { // once is what fleet tells after any move
+	if stay.fell > 2 { // twice is what fleet tells after any move
 		seen += "; it does not stay up there"
 	}
 	return seen, nil
@@ -161,7 +162,7 @@ func (d *drain) pause(ctx context.Context, v *view) {
 	}
 	for ctx.Err() == nil {
 		node, err := d.etcd.Wait(ctx, key, d.seen)
-		if err != nil || node.Key == "" { // what was missed, the looks have to see
+		if err != nil || node.ModifiedIndex <= d.seen { // what was missed, the looks have to see
 			if ctx.Err() == nil || v.index > d.seen+maxLag {
 				d.seen = 0
 			}

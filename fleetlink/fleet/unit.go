@@ -17,6 +17,7 @@ type unit struct {
 	conflicts []string            // globs of units that must not
 	replaces  []string            // globs of units that it drives away
 	binds     []string            // units without which systemd stops it
+	starts    []string            // units that systemd starts with it, or that it starts when it is used
 
 	desired string // inactive, loaded or launched
 	target  string // the machine that it is scheduled to; "": none
@@ -41,11 +42,12 @@ func parseUnit(doc unitDoc) *unit {
 			for _, v := range manyValues(o.Value) {
 				keys[o.Name] = append(keys[o.Name], specifiers(v, doc.Name))
 			}
-		case "Unit":
-			if o.Name == "BindsTo" || o.Name == "BindTo" {
-				u.binds = append(u.binds, strings.Fields(specifiers(o.Value, doc.Name))...)
-			}
+		case "Unit", "Socket":
+			u.relate(o.Name, strings.Fields(specifiers(o.Value, doc.Name)))
 		}
+	}
+	if stem, ok := strings.CutSuffix(doc.Name, ".socket"); ok && u.starts == nil {
+		u.starts = []string{stem + ".service"}
 	}
 	if g := keys["Global"]; len(g) > 0 {
 		u.global = slices.Contains([]string{"true", "yes", "1", "on", "t"}, strings.ToLower(g[len(g)-1]))
@@ -65,6 +67,17 @@ func parseUnit(doc unitDoc) *unit {
 	u.conflicts = slices.Concat(keys["X-Conflicts"], keys["Conflicts"])
 	u.replaces = keys["Replaces"]
 	return u
+}
+
+// relate reads a line of [Unit] or [Socket] that names other units.
+func (u *unit) relate(line string, names []string) {
+	switch line {
+	case "BindsTo", "BindTo":
+		u.binds = append(u.binds, names...)
+		u.starts = append(u.starts, names...)
+	case "Requires", "Wants", "Service": // Service= of a socket
+		u.starts = append(u.starts, names...)
+	}
 }
 
 // manyValues takes apart a line of several quoted values, as only [X-Fleet] has

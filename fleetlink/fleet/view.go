@@ -200,6 +200,7 @@ type step struct {
 	group group
 	to    string // "": nowhere
 	why   string // it cannot
+	job   string // why it has to wait until something of it has ended; "": it need not
 }
 
 // plan has the groups leave one after the other, in the mind alone.
@@ -218,9 +219,34 @@ func (v *view) plan() (steps []step) {
 		if to != "" {
 			w.move(g, to)
 		}
-		steps = append(steps, step{v.real(g), to, why})
+		own := v.real(g)
+		steps = append(steps, step{own, to, why, v.job(own)})
 	}
 	return steps
+}
+
+// job says which unit of a group is at work though it is not fleet's to start: a
+// timer or a person started it, and nothing does where it goes. One that a socket
+// starts, or a unit that goes along, is started there.
+func (v *view) job(g group) string {
+	for _, u := range g {
+		touched := v.rec != nil && v.rec.line(u.name) != nil && v.rec.line(u.name).Set != ""
+		if u.desired == launched || touched || !v.up(u) || v.started(u, g) {
+			continue
+		}
+		return u.name + " is at work, and was not started by fleet (its desired state is " + u.desired + "): to move it is to cut it off, so it is waited for until it ends"
+	}
+	return ""
+}
+
+// started reports whether a unit is started where it goes.
+func (v *view) started(u *unit, g group) bool {
+	for _, other := range v.units {
+		if other.desired == launched && slices.Contains(other.starts, u.name) && (strings.HasSuffix(other.name, ".socket") || g.has(other.name)) {
+			return true
+		}
+	}
+	return false
 }
 
 // real is a group of the view's own units.
@@ -248,7 +274,7 @@ func (v *view) left() (left []fleetlink.Workload) {
 		for _, u := range s.group {
 			planned[u.name] = true
 		}
-		left = append(left, v.workloads(s.group, s.why)...)
+		left = append(left, v.workloads(s.group, cmp.Or(s.job, s.why))...)
 	}
 	for _, name := range sorted(v.here) {
 		u := v.units[name]

@@ -248,11 +248,11 @@ func (c *Client) ask(ctx context.Context, endpoint string, r request) (answer, e
 		return answer{}, err
 	}
 	defer resp.Body.Close()
-	return read(resp)
+	return read(resp, r.query.Has("wait"))
 }
 
-// read takes etcd's answer apart.
-func read(resp *http.Response) (a answer, err error) {
+// read takes etcd's answer apart. Only a watch may have none.
+func read(resp *http.Response, watch bool) (a answer, err error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes+1))
 	switch {
 	case err != nil:
@@ -267,8 +267,8 @@ func read(resp *http.Response) (a answer, err error) {
 		}
 		return answer{}, fmt.Errorf("etcd answers %s; is the v2 API served there (--enable-v2)?", resp.Status)
 	}
-	if len(body) == 0 && resp.Header.Get("X-Etcd-Index") != "" {
-		return answer{}, nil // a watch that etcd ended
+	if watch && len(body) == 0 && resp.Header.Get("X-Etcd-Index") != "" {
+		return answer{}, nil // etcd ended it
 	}
 	if err := json.Unmarshal(body, &a); err != nil {
 		return answer{}, fmt.Errorf("read etcd's answer: %w", err)

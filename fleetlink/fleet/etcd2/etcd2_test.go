@@ -78,8 +78,15 @@ func fits(err error, want string) bool {
 func TestBadAnswers(t *testing.T) {
 	for _, body := range []string{``, `{}`, `null`, `[]`, `{"node":null}`, `{"node":{"key":`} {
 		url, _ := server(t, 200, body)
-		if n, _, err := (&Client{Endpoints: []string{url}}).Get(t.Context(), "/a"); err == nil && body != "" {
-			t.Errorf("%s: %+v", body, n)
+		c := &Client{Endpoints: []string{url}}
+		if n, _, err := c.Get(t.Context(), "/a"); err == nil {
+			t.Errorf("%q: %+v", body, n)
+		}
+		if n, err := c.Swap(t.Context(), "/a", "2", Prev{Value: "1"}); err == nil {
+			t.Errorf("%q to a write: %+v", body, n)
+		}
+		if n, err := c.Wait(t.Context(), "/a", 7); (err == nil) != (body == "") || n.Key != "" { // a watch that etcd ended
+			t.Errorf("%q to a watch: %+v, %v", body, n, err)
 		}
 	}
 }
