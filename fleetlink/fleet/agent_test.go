@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -154,6 +153,15 @@ func (a *agent) run(name string) {
 	a.publish(name, p)
 }
 
+// finish has a unit end well by itself. fleet does not start it again.
+func (a *agent) finish(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.units[name]
+	p.active, p.sub, p.until = inactive, "dead", now().Add(24*time.Hour)
+	a.publish(name, p)
+}
+
 // end begins to stop a unit.
 func (a *agent) end(name string, p *process) {
 	if p.active == inactive || p.active == "failed" {
@@ -173,7 +181,7 @@ func (a *agent) pass() {
 			continue
 		}
 		a.f.mu.Lock()
-		fails, flaps, lasts := a.f.broken[name] == a.id, a.f.flapping[name] == a.id, a.f.lasts[name]
+		fails, flaps := a.f.broken[name] == a.id, a.f.flapping[name] == a.id
 		a.f.mu.Unlock()
 		switch {
 		case p.active == "deactivating":
@@ -186,11 +194,8 @@ func (a *agent) pass() {
 			p.active, p.sub, p.until = "activating", "auto-restart", now().Add(testHeartbeat/2)
 		case flaps:
 			p.active, p.sub, p.until = "active", "running", now().Add(testHeartbeat/2)
-		case lasts > 0 && p.active == "active": // and nobody starts it again
-			p.active, p.sub, p.until = inactive, "dead", now().Add(24*time.Hour)
-			a.f.log("end", name, a.id)
 		default:
-			p.active, p.sub, p.until = "active", "running", now().Add(cmp.Or(lasts, 24*time.Hour))
+			p.active, p.sub, p.until = "active", "running", now().Add(24*time.Hour)
 		}
 		a.publish(name, p)
 	}

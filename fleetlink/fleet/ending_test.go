@@ -63,13 +63,6 @@ func (s *scene) testUnasked() {
 	}
 }
 
-// lasts has a unit end well by itself, so long after it starts the next time.
-func (s *scene) lasts(name string, d time.Duration) {
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	s.f.lasts[name] = d
-}
-
 // ailing names what does not come back.
 func (s *scene) ailing() string {
 	s.Helper()
@@ -80,16 +73,11 @@ func (s *scene) ailing() string {
 	return fleetlink.Names(found)
 }
 
-// ended waits until a unit has ended well.
-func (s *scene) ended(name, machine string) {
+// ends has a unit end well by itself, once it is seen up on a machine.
+func (s *scene) ends(name, machine string) {
 	s.Helper()
-	s.until(name+" has ended", func() bool {
-		s.f.mu.Lock()
-		ended := slices.Contains(s.f.events, event{"end", name, machine})
-		s.f.mu.Unlock()
-		states, _ := s.api.states(s.Context(), name, machine)
-		return ended && len(states) == 1 && states[0].Active == inactive
-	})
+	s.up(name, machine)
+	s.f.agents[machine].finish(name)
 }
 
 func (s *scene) testEnds() {
@@ -98,15 +86,15 @@ func (s *scene) testEnds() {
 	name := s.place("a")
 	s.unit("everywhere.service", launched, "X-Fleet:Global=true")
 	s.up("everywhere.service", idA)
-	s.lasts(name, testHeartbeat/2) // less than it would have to be up for
-	s.lasts("everywhere.service", 4*testHeartbeat)
+	wait := s.during(name, func(to string) { s.ends(name, to) }) // before it was up for as long as it would have to be
 	s.drain(fleetlink.Order{})
+	wait()
 	to := s.target(name)
 	boot = "2"
 	s.f.agents[idA].vanish()
 	s.f.agents[idA].start()
 	s.until("the Global unit is up", func() bool { return s.ailing() == "" })
-	s.ended("everywhere.service", idA)
+	s.ends("everywhere.service", idA)
 	if ails := s.ailing(); ails != "" {
 		s.Errorf("a Global unit was up after the reboot and ended well: %s", ails)
 	}
@@ -124,10 +112,9 @@ func (s *scene) testStoppedEnds() {
 	s.unit("pinned.service", launched, "X-Fleet:MachineID="+idA)
 	s.up("pinned.service", idA)
 	s.drain(fleetlink.Order{Force: true})
-	s.lasts("pinned.service", 6*testHeartbeat)
 	s.resume()
 	s.until("it is up", func() bool { return s.ailing() == "" })
-	s.ended("pinned.service", idA)
+	s.ends("pinned.service", idA)
 	if ails := s.ailing(); ails != "" {
 		s.Errorf("a unit was up again and ended well: %s", ails)
 	}
@@ -135,11 +122,10 @@ func (s *scene) testStoppedEnds() {
 
 func (s *scene) testStaysEnded() {
 	name := s.place("a")
-	s.lasts(name, testHeartbeat/2)
 	l := s.cordon()
 	ctx, cancel := context.WithCancel(s.Context())
 	defer cancel()
-	wait := s.during(name, func(to string) { s.ended(name, to); cancel() })
+	wait := s.during(name, func(to string) { s.ends(name, to); cancel() })
 	if err := l.Drain(ctx, fleetlink.Order{}); err == nil {
 		s.Fatal("the drain was not cut off")
 	}
@@ -150,7 +136,7 @@ func (s *scene) testStaysEnded() {
 	}
 }
 
-// at schedules a unit that fleet is not to start, and waits until it is loaded here.
+// loaded submits a unit that fleet is not to start, and waits until it is loaded here.
 func (s *scene) loaded(name string, lines ...string) {
 	s.Helper()
 	s.unit(name, loaded, lines...)
@@ -184,10 +170,7 @@ func (s *scene) testJob() {
 		if got := s.unfinished(6 * testHeartbeat); !strings.Contains(got, "job.service ("+why+")") || s.target("job.service") != idA || s.target("job.timer") != idA {
 			s.Errorf("%s; the job is on %s, its timer on %s", got, s.target("job.service"), s.target("job.timer"))
 		}
-		agent := s.f.agents[idA]
-		agent.mu.Lock()
-		agent.units["job.service"].active, agent.units["job.service"].sub = inactive, "dead"
-		agent.mu.Unlock()
+		s.f.agents[idA].finish("job.service")
 		s.drain(fleetlink.Order{})
 		to := s.target("job.timer")
 		s.up("job.timer", to)

@@ -45,7 +45,6 @@ type fleetd struct {
 	broken   map[string]string            // unit: the machine on which it fails
 	flapping map[string]string            // unit: the machine on which it does not stay up
 	slow     map[string]time.Duration     // that a unit takes to end
-	lasts    map[string]time.Duration     // after which it ends well by itself
 	systemd  error                        // of who asks it
 	stale    map[string]map[string]string // the machines that the API tells of; nil: those that there are
 	events   []event
@@ -67,7 +66,7 @@ const (
 func startFleet(t *testing.T, e *etcdProcess, machines map[string]map[string]string) *fleetd {
 	t.Helper()
 	f := &fleetd{T: t, etcd: e, keys: e.client(t), prefix: "/" + filepath.Base(t.TempDir()) + strings.ReplaceAll(t.Name(), "/", "-"),
-		files: map[string][]option{}, agents: map[string]*agent{}, broken: map[string]string{}, flapping: map[string]string{}, slow: map[string]time.Duration{}, lasts: map[string]time.Duration{}}
+		files: map[string][]option{}, agents: map[string]*agent{}, broken: map[string]string{}, flapping: map[string]string{}, slow: map[string]time.Duration{}}
 	dir, err := os.MkdirTemp("", "fl")
 	if err != nil {
 		t.Fatal(err)

@@ -327,8 +327,8 @@ func (f *fleetd) remains(t *testing.T) map[string]string {
 		}
 	}
 	walk(root)
-	if _, _, err := f.keys.Get(t.Context(), recordsKey+f.prefix); !etcd2.Is(err, etcd2.KeyNotFound) {
-		t.Errorf("a record is left: %v", err)
+	if dir, _, err := f.keys.Get(t.Context(), recordsKey+f.prefix); len(dir.Nodes) > 0 || err != nil && !etcd2.Is(err, etcd2.KeyNotFound) {
+		t.Errorf("a record is left: %v, %v", dir.Nodes, err)
 	}
 	return all
 }

@@ -97,38 +97,6 @@ func TestDrainOutlastsErrors(t *testing.T) {
 	}
 }
 
-// TestRefusedOnce: a server that has just come up does not know a token yet.
-func TestRefusedOnce(t *testing.T) {
-	s, address := open(t)
-	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
-	l := link(t, Options{Address: address}, &memory{})
-	once := false
-	err := out(t, l, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
-		if !once {
-			once = true
-			s.denies.Store(4)
-			s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) }) // the watches are answered, and ask again
-			release()
-		}
-	}}, 20*time.Second)
-	if err != nil || s.denies.Load() > 0 {
-		t.Errorf("%v, and %d refusals are left", err, s.denies.Load())
-	}
-	s.hold(s.register(newJob("service", "db", 1), "a").Name)
-	if err := l.Resume(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	s.do(func() { s.place(s.jobs[1], s.node("a"), 2).stuck = true })
-	err = out(t, l, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
-		s.denies.Store(1000)
-		s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) })
-	}}, 30*time.Second)
-	if errors.Is(err, context.DeadlineExceeded) {
-		t.Error("a token that is refused for good was waited for until the end")
-	}
-	says(t, "refused for good", err, "ACL token not found")
-}
-
 // TestIndexThatLies: the drain ends all the same, and no query follows on the
 // heels of another.
 func TestIndexThatLies(t *testing.T) {

@@ -107,12 +107,12 @@ type draining struct {
 	last    sight
 	told    []fleetlink.Workload
 	copies  []fleetlink.Workload // what has left but for what it wrote
-	asked   time.Time       // when Nomad was told last
-	forced  bool            // it was told to end everything
-	stopped map[string]bool // allocations that were ended one by one
-	put     drainSpec       // what Nomad was told last
-	kept    bool            // and was seen to have since
-	robbed  bool            // and has not any more: somebody set another one, without a word
+	asked   time.Time            // when Nomad was told last
+	forced  bool                 // it was told to end everything
+	stopped map[string]bool      // allocations that were ended one by one
+	put     drainSpec            // what Nomad was told last
+	kept    bool                 // and was seen to have since
+	robbed  bool                 // and has not any more: somebody set another one, without a word
 }
 
 // step does what is to be done about what is seen now. It is done when all has

@@ -125,50 +125,6 @@ func TestAgentThatDrainsItself(t *testing.T) {
 	}
 }
 
-// TestStillClosed: a node that gets no work after it was given back is told of, but
-// not where somebody had closed it before.
-func TestStillClosed(t *testing.T) {
-	for name, c := range map[string]struct {
-		before, between, after func(s *server)
-		want                   string
-	}{
-		"nothing":                   {},
-		"closed by somebody before": {before: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }},
-		"drained by somebody in between": {between: func(s *server) {
-			n := s.node("a")
-			s.setDrain(n, &simDrain{}, false, simWords{"person", map[string]string{"message": "new disks"}}, time.Now())
-			s.complete(n, time.Now())
-		}, want: `somebody else drained it meanwhile, at `},
-		"drained by another agent's word": {between: func(s *server) {
-			n := s.node("a")
-			s.setDrain(n, &simDrain{}, false, simWords{s.node("b").ID, map[string]string{"message": "shutting down"}}, time.Now())
-			s.complete(n, time.Now())
-		}, want: `("shutting down")`},
-		"closed by somebody after": {after: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }, want: "it was made ineligible again"},
-	} {
-		s, address := open(t)
-		do := func(f func(*server)) {
-			if f != nil {
-				s.do(func() { f(s); s.touch(s.node("a")) })
-			}
-		}
-		l := link(t, Options{Address: address}, &memory{})
-		do(c.before)
-		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
-			t.Fatal(err)
-		}
-		do(c.between)
-		if err := l.Resume(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		do(c.after)
-		ails, err := l.Ailments(t.Context())
-		if err != nil || (c.want == "") != (len(ails) == 0) || c.want != "" && (ails[0].Name != "node a" || !strings.Contains(ails[0].Why, c.want)) {
-			t.Errorf("%s: %v, %v, want %q", name, ails, err, c.want)
-		}
-	}
-}
-
 // TestWordsOfADrain: who looks at the node sees who drains it, and why.
 func TestWordsOfADrain(t *testing.T) {
 	s, address := open(t)

@@ -1,6 +1,8 @@
 package nomad
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +67,84 @@ func until(t *testing.T, what string, ok func() bool) {
 		<-time.After(5 * time.Millisecond)
 	}
 	t.Fatalf("never: %s", what)
+}
+
+// TestStillClosed: a node that gets no work after it was given back is told of, but
+// not where somebody had closed it before.
+func TestStillClosed(t *testing.T) {
+	for name, c := range map[string]struct {
+		before, between, after func(s *server)
+		want                   string
+	}{
+		"nothing":                   {},
+		"closed by somebody before": {before: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }},
+		"drained by somebody in between": {between: func(s *server) {
+			n := s.node("a")
+			s.setDrain(n, &simDrain{}, false, simWords{"person", map[string]string{"message": "new disks"}}, time.Now())
+			s.complete(n, time.Now())
+		}, want: `somebody else drained it meanwhile, at `},
+		"drained by another agent's word": {between: func(s *server) {
+			n := s.node("a")
+			s.setDrain(n, &simDrain{}, false, simWords{s.node("b").ID, map[string]string{"message": "shutting down"}}, time.Now())
+			s.complete(n, time.Now())
+		}, want: `("shutting down")`},
+		"closed by somebody after": {after: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }, want: "it was made ineligible again"},
+	} {
+		s, address := open(t)
+		do := func(f func(*server)) {
+			if f != nil {
+				s.do(func() { f(s); s.touch(s.node("a")) })
+			}
+		}
+		l := link(t, Options{Address: address}, &memory{})
+		do(c.before)
+		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		do(c.between)
+		if err := l.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		do(c.after)
+		ails, err := l.Ailments(t.Context())
+		if err != nil || (c.want == "") != (len(ails) == 0) || c.want != "" && (ails[0].Name != "node a" || !strings.Contains(ails[0].Why, c.want)) {
+			t.Errorf("%s: %v, %v, want %q", name, ails, err, c.want)
+		}
+	}
+}
+
+// TestRefusedOnce: a server that has just come up does not know a token yet.
+func TestRefusedOnce(t *testing.T) {
+	s, address := open(t)
+	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	l := link(t, Options{Address: address}, &memory{})
+	once := false
+	err := out(t, l, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
+		if !once {
+			once = true
+			s.denies.Store(4)
+			s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) }) // the watches are answered, and ask again
+			release()
+		}
+	}}, 20*time.Second)
+	if err != nil || s.denies.Load() > 0 {
+		t.Errorf("%v, and %d refusals are left", err, s.denies.Load())
+	}
+}
+
+// TestRefusedForGood: a drain ends long before its deadline when its token is refused
+// again and again.
+func TestRefusedForGood(t *testing.T) {
+	s, address := open(t)
+	s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	err := out(t, link(t, Options{Address: address}, &memory{}), fleetlink.Order{Progress: func(left []fleetlink.Workload) {
+		s.denies.Store(1000)
+		s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) })
+	}}, 30*time.Second)
+	if errors.Is(err, context.DeadlineExceeded) {
+		t.Error("it was waited for until the end")
+	}
+	says(t, "refused for good", err, "ACL token not found")
 }
 
 // TestClocksApart: a drain with a deadline is told once, wherever Nomad's clock is.
