@@ -14,7 +14,7 @@ import (
 
 // How long is waited for what cannot be seen to come.
 const (
-	settled   = 3 * time.Minute  // a kubelet that is ready for so long has reported all its pods: seconds would do
+	settled   = 90 * time.Second // a kubelet that is ready for so long has reported all its pods; and it must end within health.timeout, 5 min
 	placing   = 15 * time.Second // the scheduler tries again what found no room: its podMaxBackoffSeconds are 10
 	returning = 10 * time.Minute // a pod that came back has its image and is ready, or never will be
 )

@@ -227,12 +227,12 @@ func TestStaleEnds(t *testing.T) {
 	ails()
 	a.editNode(nodeName, func(n *corev1.Node) { n.Status.Conditions[0].Status = "True" })
 	ails()
-	passed.Store(int64(3 * time.Minute))
+	passed.Store(int64(2 * time.Minute))
 	if got := ails(); !strings.Contains(got, "has not reported it since the reboot") {
-		t.Errorf("two minutes after it was ready again: %q", got)
+		t.Errorf("a minute after it was ready again: %q", got)
 	}
-	passed.Store(int64(5 * time.Minute))
+	passed.Store(int64(3 * time.Minute))
 	if got := ails(); got != "" {
-		t.Errorf("four minutes after it was ready again: %q", got)
+		t.Errorf("two minutes after it was ready again: %q", got)
 	}
 }
