@@ -47,15 +47,18 @@ func TestProxyKeepsConnections(t *testing.T) {
 	a := newTwin(t)
 	var mu sync.Mutex
 	made := map[net.Conn]bool{}
-	a.Config.ConnState = func(c net.Conn, s http.ConnState) {
+	server := httptest.NewUnstartedServer(a)
+	server.Config.ConnState = func(c net.Conn, s http.ConnState) {
 		mu.Lock()
 		defer mu.Unlock()
 		if s == http.StateNew {
 			made[c] = true
 		}
 	}
-	// The twin is its own proxy: a request through one names its host as well.
-	l := a.link(t, Options{Kubeconfig: config(t, fmt.Sprintf(`{"server":"http://api.example.com","proxy-url":%q}`, a.URL), `{"token":"t"}`), Node: nodeName})
+	server.Start()
+	defer server.Close()
+	// It is its own proxy: a request through one names its host as well.
+	l := a.link(t, Options{Kubeconfig: config(t, fmt.Sprintf(`{"server":"http://api.example.com","proxy-url":%q}`, server.URL), `{"token":"t"}`), Node: nodeName})
 	for range 30 {
 		if _, err := l.Ailments(soon(t)); err != nil {
 			t.Fatal(err)

@@ -30,7 +30,7 @@ func TestLinkOnTwin(t *testing.T) {
 			Pace: 2 * time.Second,
 			Open: func() fleetlink.Link {
 				return New(fleetlink.Machine{ID: machineID, Hostname: nodeName, BootID: bootID},
-					Options{Kubeconfig: config, Retry: 200 * time.Millisecond, Timeout: time.Second})
+					Options{Kubeconfig: config, Retry: 200 * time.Millisecond, Timeout: 3 * time.Second})
 			},
 			Place: func(name string) string { return a.place(nodeName, name) },
 			Here:  func() []string { return a.on(nodeName) },
