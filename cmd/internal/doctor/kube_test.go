@@ -90,7 +90,11 @@ func (c *cluster) reply(w http.ResponseWriter, code int, version, kind string, b
 
 func (c *cluster) fail(w http.ResponseWriter, code int, message string) {
 	reason := map[int]string{401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 429: "TooManyRequests"}[code]
-	c.reply(w, code, "v1", "Status", map[string]any{"status": "Failure", "code": code, "reason": reason, "message": message})
+	body := map[string]any{"status": "Failure", "code": code, "reason": reason, "message": message}
+	if code == 404 {
+		body["details"] = map[string]string{"kind": "nodes", "name": "web-1"} // who has no such page does not say that
+	}
+	c.reply(w, code, "v1", "Status", body)
 }
 
 // TestMain is drydockd where it is called so: the daemon's own code, in a process

@@ -37,6 +37,7 @@ var knownFaults = []struct {
 	{policy.Kubernetes, "lacks the right to ", "scheduler.rights", rightsMend[policy.Kubernetes]},
 	{policy.Kubernetes, "find this machine's node", "scheduler.node", "name this machine's node in scheduler.kubernetes.node (kubectl get nodes)"},
 	{policy.Kubernetes, "is not in the cluster", "scheduler.node", "have the kubelet register it (systemctl restart kubelet), or correct scheduler.kubernetes.node"},
+	{policy.Kubernetes, "is cordoned, by us, and annotation", "scheduler.node", "kubectl uncordon gives the node back; kubectl cordon after that keeps it"},
 	{policy.Kubernetes, "two machines use its name", "scheduler.node", "give each machine its own name and its own machine-id (systemd-machine-id-setup), or correct scheduler.kubernetes.node"},
 	{policy.Kubernetes, "was last reported by boot", "scheduler.node", "systemctl status kubelet: it has to report this boot"},
 
