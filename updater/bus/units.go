@@ -67,15 +67,50 @@ func (u Units) Running(ctx context.Context) (running []host.Unit, err error) {
 	return running, err
 }
 
+// A listedUnit is a unit as systemd lists it (org.freedesktop.systemd1(5),
+// ListUnits).
+type listedUnit struct {
+	Name, Description, Load, Active, Sub, Following string
+	Path                                            dbus.ObjectPath
+	JobID                                           uint32
+	JobType                                         string
+	Job                                             dbus.ObjectPath
+}
+
+// UnitStates says how far units are that others start and stop.
+type UnitStates struct {
+	Address string // as of Systemd
+}
+
+// Running says of those of some units that run, or are on their way up or down,
+// how far they are: "deactivating (stop-sigterm)".
+func (u UnitStates) Running(ctx context.Context, units []string) (map[string]string, error) {
+	running := map[string]string{}
+	err := askOnce(ctx, u.Address, func(ctx context.Context, conn *connection) error {
+		var wire []listedUnit
+		manager := conn.Object(systemdName, systemdPath)
+		if err := manager.CallWithContext(ctx, systemdManager+".ListUnitsByNames", 0, units).Store(&wire); err != nil {
+			return fmt.Errorf("ask systemd for %d units: %w", len(units), err)
+		}
+		if len(wire) != len(units) { // one for each, in their order: an alias has its unit's name
+			return fmt.Errorf("ask systemd for %d units: it answers for %d", len(units), len(wire))
+		}
+		for i, w := range wire {
+			if stateOf(w.Load, w.Active).Runs() {
+				running[units[i]] = w.Active + " (" + w.Sub + ")"
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return running, nil
+}
+
 // listUnits lists the units that match a pattern and run, by name.
 func listUnits(ctx context.Context, conn *connection, pattern string) (names []string, err error) {
-	var wire []struct {
-		Name, Description, Load, Active, Sub, Following string
-		Path                                            dbus.ObjectPath
-		JobID                                           uint32
-		JobType                                         string
-		Job                                             dbus.ObjectPath
-	}
+	var wire []listedUnit
 	manager := conn.Object(systemdName, systemdPath)
 	err = manager.CallWithContext(ctx, systemdManager+".ListUnitsByPatterns", 0, []string{}, []string{pattern}).Store(&wire)
 	for _, w := range wire {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,20 @@ func startManager(t *testing.T, b *privateBus) *serviceManager {
 				}
 			}
 			return match, nil
+		},
+		"ListUnitsByNames": func(names []string) ([]wireUnit, *dbus.Error) {
+			var found []wireUnit
+			for _, name := range names {
+				if name == "mute.service" {
+					continue
+				}
+				u := wireUnit{Name: name, Load: "not-found", Active: "inactive", Sub: "dead", Path: "/u", Job: "/"}
+				if i := slices.IndexFunc(m.list, func(u wireUnit) bool { return u.Name == name }); i >= 0 {
+					u = m.list[i]
+				}
+				found = append(found, u)
+			}
+			return found, nil
 		},
 		"LoadUnit": func(name string) (dbus.ObjectPath, *dbus.Error) {
 			return dbus.ObjectPath("/u/" + strings.NewReplacer(".", "_", "-", "_").Replace(name)), nil
@@ -199,5 +214,23 @@ func TestAJobsEndIsSeen(t *testing.T) {
 	began := time.Now()
 	if err := u.Stop(ctx, "mute.service", false); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > patience {
 		t.Errorf("a manager that hangs: %v after %s", err, time.Since(began))
+	}
+}
+
+// TestStatesOfNamedUnits: a unit that is being stopped still runs, one that systemd does
+// not know does not, and an answer that leaves one out is none.
+func TestStatesOfNamedUnits(t *testing.T) {
+	b := startBus(t)
+	m := startManager(t, b)
+	m.unit(t, "ending.service", "not-found", "deactivating", nil)
+	m.unit(t, "down.service", "loaded", "inactive", nil)
+	m.unit(t, "up.service", "loaded", "active", nil)
+	states := UnitStates{Address: b.address}
+	got, err := states.Running(t.Context(), []string{"ending.service", "down.service", "up.service", "unknown.service"})
+	if len(got) != 2 || !strings.HasPrefix(got["ending.service"], "deactivating") || !strings.HasPrefix(got["up.service"], "active") || err != nil {
+		t.Errorf("running: %v, %v", got, err)
+	}
+	if got, err := states.Running(t.Context(), []string{"up.service", "mute.service"}); err == nil {
+		t.Errorf("without one of them: %v", got)
 	}
 }

@@ -123,8 +123,8 @@ func (d *Daemon) openLink(p policy.Policy, m fleetlink.Machine, s shelf) (fleetl
 		}
 		return fleet.Open(fleet.Options{
 			Endpoint: f.Endpoint, Prefix: f.Prefix, CordonKey: f.CordonKey, CordonValue: f.CordonValue, Heartbeat: f.Heartbeat, Linger: f.Linger, Stop: f.Stop,
-			Etcd:    etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
-			Machine: m, Instance: instance, Record: s.record, Now: time.Now,
+			Etcd:  etcd2.Options{Endpoints: f.Etcd, CAFile: f.CAFile, CertFile: f.CertFile, KeyFile: f.KeyFile, User: f.User, PasswordFile: f.PasswordFile},
+			Units: bus.UnitStates{Address: d.Bus}, Machine: m, Instance: instance, Record: s.record, Now: time.Now,
 		})
 	case policy.Hooks:
 		h := p.Scheduler.Hook
