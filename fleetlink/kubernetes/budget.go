@@ -157,6 +157,11 @@ func (s *session) try(ctx context.Context, p *pod) (string, error) {
 	if v.answer == failed || v.answer == forbidden {
 		return "", v.err
 	}
+	if s.link.Budgets { // a missing right is to come out before the drain
+		if _, err := s.budgets(ctx, p); err != nil {
+			return "", err
+		}
+	}
 	return v.why, nil
 }
 

@@ -44,6 +44,18 @@ func TestAcceptedIsNotNever(t *testing.T) {
 	}
 }
 
+// TestBudgetsThatMayNotBeRead: that comes out before a permit is asked for, also
+// where nothing is refused.
+func TestBudgetsThatMayNotBeRead(t *testing.T) {
+	a := newTwin(t)
+	a.place(nodeName, "web")
+	a.obstruct(only("GET "+budgetsOfShop, says(metav1.Status{Code: 403, Reason: metav1.StatusReasonForbidden,
+		Message: `poddisruptionbudgets.policy is forbidden: User "x" cannot list resource "poddisruptionbudgets" in API group "policy" in the namespace "shop"`})))
+	if held, err := a.link(t, Options{Budgets: true}).Preflight(soon(t)); err == nil || !strings.Contains(err.Error(), "lacks the right to list poddisruptionbudgets") {
+		t.Errorf("%v, %v", held, err)
+	}
+}
+
 // TestBudgetsAnew: a budget that is changed in the middle of a drain is read.
 func TestBudgetsAnew(t *testing.T) {
 	t.Parallel()
