@@ -33,6 +33,7 @@ var layers = map[string][]string{
 	"fleetlink":                     {},
 	"fleetlink/linktest":            {"fleetlink"},
 	"fleetlink/nomad":               {"fleetlink"},
+	"fleetlink/nomad/nomadtest":     {},
 	"fleetlink/hook":                {"fleetlink"},
 	"fleetlink/gate":                {},
 	"fleetlink/fleet":               {"fleetlink", "fleetlink/fleet/etcd2"},

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/nomad/nomadtest"
 )
 
 // calls are all of a link's, for tests of what each has to say.
@@ -61,8 +62,8 @@ func out(t *testing.T, l *Link, o fleetlink.Order, d time.Duration) error {
 }
 
 func TestServerThatErrs(t *testing.T) {
-	s, address := open(t)
-	s.broken.Store(-1)
+	s, address := nomadtest.Open(t)
+	s.Broken.Store(-1)
 	for name, call := range calls(link(t, Options{Address: address}, &memory{})) {
 		says(t, name, call(t.Context()), "500", "No cluster leader")
 	}
@@ -70,8 +71,8 @@ func TestServerThatErrs(t *testing.T) {
 
 // TestHang: a request ends by itself, where the caller sets no limit.
 func TestHang(t *testing.T) {
-	s, address := open(t)
-	s.silent.Store(true)
+	s, address := nomadtest.Open(t)
+	s.Silent.Store(true)
 	l := link(t, Options{Address: address, Timeout: 100 * time.Millisecond}, &memory{})
 	for name, call := range calls(l) {
 		says(t, name, call(t.Context()), "no answer within 100ms")
@@ -80,15 +81,15 @@ func TestHang(t *testing.T) {
 
 // TestDrainOutlastsErrors: servers elect a leader in the middle of a drain.
 func TestDrainOutlastsErrors(t *testing.T) {
-	s, address := open(t)
-	name := s.register(newJob("service", "web", 1), "a").Name
-	release := s.hold(name)
+	s, address := nomadtest.Open(t)
+	name := s.Register(nomadtest.NewJob("service", "web", 1), "a").Name
+	release := s.Hold(name)
 	l := link(t, Options{Address: address}, &memory{})
 	once := false
 	err := out(t, l, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
 		if !once {
 			once = true
-			s.broken.Store(4)
+			s.Broken.Store(4)
 			release()
 		}
 	}}, 10*time.Second)
@@ -100,17 +101,17 @@ func TestDrainOutlastsErrors(t *testing.T) {
 // TestIndexThatLies: the drain ends all the same, and no query follows on the
 // heels of another.
 func TestIndexThatLies(t *testing.T) {
-	for name, lie := range map[string]func(*server){
-		"it goes back":               func(s *server) { s.back.Store(true) },
-		"it goes on without changes": func(s *server) { s.onward.Store(true) },
+	for name, lie := range map[string]func(*nomadtest.Server){
+		"it goes back":               func(s *nomadtest.Server) { s.Back.Store(true) },
+		"it goes on without changes": func(s *nomadtest.Server) { s.Onward.Store(true) },
 	} {
-		s, address := open(t)
-		release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		s, address := nomadtest.Open(t)
+		release := s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 		lie(s)
 		l := link(t, Options{Address: address}, &memory{})
 		l.spacing = 100 * time.Millisecond
 		err := out(t, l, fleetlink.Order{}, time.Second)
-		if n := s.asked.Load(); n > 40 {
+		if n := s.Asked.Load(); n > 40 {
 			t.Errorf("%s: %d requests in a second of a drain without news", name, n)
 		}
 		says(t, name, err, "web.main[0]", "1 of the 2 in its group may be away")
@@ -124,12 +125,12 @@ func TestIndexThatLies(t *testing.T) {
 // TestDrainThatIsNone: what runs is here, whatever Nomad calls complete. By force
 // it is ended one by one.
 func TestDrainThatIsNone(t *testing.T) {
-	s, address := open(t)
-	s.register(newJob("service", "web", 1), "a")
-	s.do(func() { s.lies = true })
+	s, address := nomadtest.Open(t)
+	s.Register(nomadtest.NewJob("service", "web", 1), "a")
+	s.Do(func() { s.Lies = true })
 	l := link(t, Options{Address: address}, &memory{})
 	says(t, "the drain", out(t, l, fleetlink.Order{}, 500*time.Millisecond), "web.main[0]")
-	if n := s.puts.Load(); n > 8 {
+	if n := s.Puts.Load(); n > 8 {
 		t.Errorf("%d writes within half a second", n)
 	}
 	standing, err := l.Standing(t.Context())
@@ -142,14 +143,14 @@ func TestDrainThatIsNone(t *testing.T) {
 }
 
 func TestNodeGone(t *testing.T) {
-	s, address := open(t)
-	s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s, address := nomadtest.Open(t)
+	s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 	l := link(t, Options{Address: address}, &memory{})
 	gone := false
 	err := out(t, l, fleetlink.Order{Progress: func([]fleetlink.Workload) {
 		if !gone {
 			gone = true
-			s.do(func() { s.nodes = s.nodes[1:]; s.index++ })
+			s.Do(func() { s.Nodes = s.Nodes[1:]; s.Index++ })
 		}
 	}}, 10*time.Second)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -163,9 +164,9 @@ func TestNodeGone(t *testing.T) {
 
 // tokens serves a cluster with ACLs on, and returns a link whose token file holds
 // one that has the rights, and the file.
-func tokens(t *testing.T, is rights) (*server, *Link, string) {
-	s, address := open(t)
-	s.tokens = map[string]rights{"secret": is}
+func tokens(t *testing.T, is nomadtest.Rights) (*nomadtest.Server, *Link, string) {
+	s, address := nomadtest.Open(t)
+	s.Tokens = map[string]nomadtest.Rights{"secret": is}
 	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("secret\nnot read\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -174,21 +175,21 @@ func tokens(t *testing.T, is rights) (*server, *Link, string) {
 }
 
 func TestTokenLacksARight(t *testing.T) {
-	for right, is := range map[string]rights{
-		"node:write": {node: "read", agent: true, read: []string{"*"}},
-		"node:read":  {agent: true, read: []string{"*"}},
-		"agent:read": {node: "write", read: []string{"*"}},
+	for right, is := range map[string]nomadtest.Rights{
+		"node:write": {Node: "read", Agent: true, Read: []string{"*"}},
+		"node:read":  {Agent: true, Read: []string{"*"}},
+		"agent:read": {Node: "write", Read: []string{"*"}},
 	} {
 		s, l, _ := tokens(t, is)
-		s.register(newJob("service", "web", 1), "a")
+		s.Register(nomadtest.NewJob("service", "web", 1), "a")
 		_, err := l.Preflight(t.Context())
 		says(t, "preflight", err, "lacks the right "+right)
 		says(t, "cordon", l.Cordon(t.Context(), "test"), "lacks the right "+right)
 		if err := l.Resume(t.Context()); right != "node:write" {
 			says(t, "resume", err, right)
 		}
-		s.do(func() {
-			if s.node("a").closed() {
+		s.Do(func() {
+			if s.Node("a").Closed() {
 				t.Errorf("without %s the node is closed", right)
 			}
 		})
@@ -197,24 +198,24 @@ func TestTokenLacksARight(t *testing.T) {
 
 // TestRightIsAskedOnce: and changes nothing.
 func TestRightIsAskedOnce(t *testing.T) {
-	s, l, _ := tokens(t, rights{node: "write", agent: true, read: []string{"*"}})
+	s, l, _ := tokens(t, nomadtest.Rights{Node: "write", Agent: true, Read: []string{"*"}})
 	for range 3 {
 		if _, err := l.Preflight(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := s.puts.Load(); n != 1 || s.index != 10 {
-		t.Errorf("%d writes, index %d", n, s.index)
+	if n := s.Puts.Load(); n != 1 || s.Index != 10 {
+		t.Errorf("%d writes, index %d", n, s.Index)
 	}
 }
 
 // TestBlindToken: Nomad hides the allocations of a namespace without a word. A
 // machine on which one runs is not drained.
 func TestBlindToken(t *testing.T) {
-	s, l, _ := tokens(t, rights{node: "write", agent: true, read: []string{"default"}})
-	j := newJob("service", "vault", 1)
+	s, l, _ := tokens(t, nomadtest.Rights{Node: "write", Agent: true, Read: []string{"default"}})
+	j := nomadtest.NewJob("service", "vault", 1)
 	j.Namespace = "hidden"
-	release := s.hold(s.register(j, "a").Name)
+	release := s.Hold(s.Register(j, "a").Name)
 	says(t, "the drain", out(t, l, fleetlink.Order{}, 500*time.Millisecond), "node a", "read-job")
 	if standing, err := l.Standing(t.Context()); err != nil || standing.Drained() {
 		t.Errorf("standing %+v, %v", standing, err)
@@ -223,18 +224,18 @@ func TestBlindToken(t *testing.T) {
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Error(err)
 	}
-	if here := s.here("a"); len(here) > 0 {
+	if here := s.Here("a"); len(here) > 0 {
 		t.Errorf("drained, and %v are here", here)
 	}
 }
 
 // TestTokenIsReadAnew: tokens are renewed under the daemon's feet.
 func TestTokenIsReadAnew(t *testing.T) {
-	s, l, file := tokens(t, rights{node: "write", agent: true, read: []string{"*"}})
+	s, l, file := tokens(t, nomadtest.Rights{Node: "write", Agent: true, Read: []string{"*"}})
 	if _, err := l.Standing(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.do(func() { s.tokens = map[string]rights{"renewed": s.tokens["secret"]} })
+	s.Do(func() { s.Tokens = map[string]nomadtest.Rights{"renewed": s.Tokens["secret"]} })
 	_, err := l.Standing(t.Context())
 	says(t, "an expired token", err, "ACL token not found", "token file")
 	for text, words := range map[string]string{"": "is no token", "two words\n": "is no token", strings.Repeat("x", 5000): "is no token"} {
@@ -256,8 +257,7 @@ func TestTokenIsReadAnew(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	s := &server{cluster: newCluster(t)}
-	s.self = s.node("a").ID
+	s := nomadtest.New(t)
 	srv, other := httptest.NewTLSServer(s), httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(srv.Close)
 	t.Cleanup(other.Close)
@@ -292,8 +292,7 @@ func TestTLS(t *testing.T) {
 
 // TestUnixSocket: Nomad agents serve their API on a socket to tasks.
 func TestUnixSocket(t *testing.T) {
-	s := &server{cluster: newCluster(t)}
-	s.self = s.node("a").ID
+	s := nomadtest.New(t)
 	path := filepath.Join(t.TempDir(), "api.sock")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -358,7 +357,7 @@ func TestNonsense(t *testing.T) {
 
 // TestRecordThatFails: what cannot be remembered is not done.
 func TestRecordThatFails(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	r := &memory{err: errors.New("disk full")}
 	l := link(t, Options{Address: address}, r)
 	for name, call := range calls(l) {
@@ -366,7 +365,7 @@ func TestRecordThatFails(t *testing.T) {
 	}
 	r.err, r.data = nil, []byte("{")
 	says(t, "a torn record", l.Cordon(t.Context(), "test"), "JSON")
-	if n := s.puts.Load(); n != 0 {
+	if n := s.Puts.Load(); n != 0 {
 		t.Errorf("%d writes", n)
 	}
 }

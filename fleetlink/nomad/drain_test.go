@@ -9,37 +9,37 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/nomad/nomadtest"
 )
 
 // person drains node a as somebody does who knows nothing of us.
-func (s *server) person(deadline time.Duration) {
-	s.do(func() {
-		s.setDrain(s.node("a"), &simDrain{Deadline: deadline}, false, simWords{"person", map[string]string{"message": "new disks"}}, time.Now())
+func person(s *nomadtest.Server, deadline time.Duration) {
+	s.Do(func() {
+		s.SetDrain(s.Node("a"), &nomadtest.Drain{Deadline: deadline}, false, nomadtest.Words{Accessor: "person", Meta: map[string]string{"message": "new disks"}}, time.Now())
 	})
 }
 
 // at returns a copy of node a.
-func (s *server) at() simNode {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return *s.node("a")
+func at(s *nomadtest.Server) (n nomadtest.Node) {
+	s.Do(func() { n = *s.Node("a") })
+	return n
 }
 
 // TestForeignDrainStays: it is followed, not replaced, and not undone.
 func TestForeignDrainStays(t *testing.T) {
-	s, address := open(t)
-	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
-	s.person(time.Hour)
+	s, address := nomadtest.Open(t)
+	release := s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
+	person(s, time.Hour)
 	l := link(t, Options{Address: address}, &memory{})
 	says(t, "the drain", out(t, l, fleetlink.Order{}, 300*time.Millisecond), "web.main[0]")
-	if n := s.at(); n.LastDrain.Meta["message"] != "new disks" || n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour {
+	if n := at(s); n.LastDrain.Meta["message"] != "new disks" || n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour {
 		t.Errorf("their drain is now %+v, %+v", n.DrainStrategy, n.LastDrain)
 	}
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.at(); n.DrainStrategy == nil || s.puts.Load() != 0 {
-		t.Errorf("their drain is now %+v, after %d writes of ours", n.DrainStrategy, s.puts.Load())
+	if n := at(s); n.DrainStrategy == nil || s.Puts.Load() != 0 {
+		t.Errorf("their drain is now %+v, after %d writes of ours", n.DrainStrategy, s.Puts.Load())
 	}
 	release()
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
@@ -48,7 +48,7 @@ func TestForeignDrainStays(t *testing.T) {
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.at(); !n.closed() {
+	if n := at(s); !n.Closed() {
 		t.Error("resume opened a node that somebody else had drained")
 	}
 }
@@ -56,39 +56,39 @@ func TestForeignDrainStays(t *testing.T) {
 // TestForceUnderAForeignDrain: what is left is ended one by one; their drain stays
 // until Nomad calls it complete.
 func TestForceUnderAForeignDrain(t *testing.T) {
-	s, address := open(t)
-	s.hold(s.register(newJob("service", "web", 1), "a").Name)
-	s.person(0)
+	s, address := nomadtest.Open(t)
+	s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
+	person(s, 0)
 	l := link(t, Options{Address: address}, &memory{})
 	if err := out(t, l, fleetlink.Order{Force: true}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if here := s.here("a"); len(here) > 0 {
+	if here := s.Here("a"); len(here) > 0 {
 		t.Errorf("%v are here", here)
 	}
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.at(); !n.closed() {
+	if n := at(s); !n.Closed() {
 		t.Error("resume opened a node that somebody else had drained")
 	}
 }
 
 // TestDrainOnTopOfOurs: who drains a node that we have drained has it from then on.
 func TestDrainOnTopOfOurs(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	l := link(t, Options{Address: address}, &memory{})
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	s.person(0)
-	for s.at().DrainStrategy != nil {
+	person(s, 0)
+	for at(s).DrainStrategy != nil {
 		<-time.After(time.Millisecond)
 	}
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := s.at(); !n.closed() {
+	if n := at(s); !n.Closed() {
 		t.Error("resume opened a node that somebody else has drained")
 	}
 }
@@ -98,16 +98,16 @@ func TestDrainOnTopOfOurs(t *testing.T) {
 // where the agent was killed over it. The machine went down because of us.
 func TestAgentThatDrainsItself(t *testing.T) {
 	for _, killed := range []bool{false, true} {
-		s, address := open(t)
+		s, address := nomadtest.Open(t)
 		l := link(t, Options{Address: address}, &memory{})
 		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 			t.Fatal(err)
 		}
-		s.do(func() {
-			n := s.node("a")
-			s.setDrain(n, &simDrain{}, false, simWords{n.ID, map[string]string{"message": "shutting down"}}, time.Now())
+		s.Do(func() {
+			n := s.Node("a")
+			s.SetDrain(n, &nomadtest.Drain{}, false, nomadtest.Words{Accessor: n.ID, Meta: map[string]string{"message": "shutting down"}}, time.Now())
 			if !killed {
-				s.complete(n, time.Now())
+				s.Complete(n, time.Now())
 			}
 		})
 		if standing, err := l.Standing(t.Context()); err != nil || !standing.Ours || standing.Open {
@@ -116,7 +116,7 @@ func TestAgentThatDrainsItself(t *testing.T) {
 		if err := l.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.at(); n.closed() || n.DrainStrategy != nil {
+		if n := at(s); n.Closed() || n.DrainStrategy != nil {
 			t.Errorf("killed is %v, after the resume: %+v", killed, n)
 		}
 		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
@@ -127,11 +127,11 @@ func TestAgentThatDrainsItself(t *testing.T) {
 
 // TestWordsOfADrain: who looks at the node sees who drains it, and why.
 func TestWordsOfADrain(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	if err := out(t, link(t, Options{Address: address}, &memory{}), fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if d := s.at().LastDrain; d.Status != "complete" || d.Meta["message"] != "test" || d.Meta[metaMachine] != machine.ID {
+	if d := at(s).LastDrain; d.Status != "complete" || d.Meta["message"] != "test" || d.Meta[metaMachine] != machine.ID {
 		t.Errorf("last drain %+v", d)
 	}
 }
@@ -139,15 +139,15 @@ func TestWordsOfADrain(t *testing.T) {
 // TestRecordLost: a drain under way has our name; one that is over says nothing of
 // who has the node now.
 func TestRecordLost(t *testing.T) {
-	s, address := open(t)
-	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s, address := nomadtest.Open(t)
+	release := s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 	l := link(t, Options{Address: address}, &memory{})
 	says(t, "the drain", out(t, l, fleetlink.Order{}, 200*time.Millisecond), "web.main[0]")
 	lost := link(t, Options{Address: address}, &memory{})
 	if standing, err := lost.Standing(t.Context()); err != nil || !standing.Ours {
 		t.Fatalf("standing %+v, %v", standing, err)
 	}
-	if err := lost.Resume(t.Context()); err != nil || s.at().closed() {
+	if err := lost.Resume(t.Context()); err != nil || at(s).Closed() {
 		t.Fatalf("not resumed: %v", err)
 	}
 	release()
@@ -163,7 +163,7 @@ func TestRecordLost(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, ws, err)
 		}
 	}
-	if err := lost.Resume(t.Context()); err != nil || !s.at().closed() {
+	if err := lost.Resume(t.Context()); err != nil || !at(s).Closed() {
 		t.Errorf("a node that nobody knows to be ours was opened: %v", err)
 	}
 }
@@ -171,7 +171,7 @@ func TestRecordLost(t *testing.T) {
 // TestNodeOfOldDrain: after Resume our name is still on the last drain. A cordon
 // that somebody sets then is theirs.
 func TestNodeOfOldDrain(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	l := link(t, Options{Address: address}, &memory{})
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
@@ -179,14 +179,14 @@ func TestNodeOfOldDrain(t *testing.T) {
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.do(func() { s.node("a").SchedulingEligibility = "ineligible"; s.touch(s.node("a")) })
+	s.Do(func() { s.Node("a").SchedulingEligibility = "ineligible"; s.Touch(s.Node("a")) })
 	if standing, err := l.Standing(t.Context()); err != nil || standing.Ours {
 		t.Errorf("standing %+v, %v", standing, err)
 	}
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Resume(t.Context()); err != nil || !s.at().closed() {
+	if err := l.Resume(t.Context()); err != nil || !at(s).Closed() {
 		t.Errorf("their cordon was taken off: %v", err)
 	}
 }
@@ -194,8 +194,8 @@ func TestNodeOfOldDrain(t *testing.T) {
 // TestBatch: a batch job runs until it ends; with a deadline, no longer than that,
 // and well before the policy gives up.
 func TestBatch(t *testing.T) {
-	s, address := open(t)
-	s.register(newJob("batch", "report", 1), "a")
+	s, address := nomadtest.Open(t)
+	s.Register(nomadtest.NewJob("batch", "report", 1), "a")
 	l := link(t, Options{Address: address}, &memory{})
 	if held, err := l.Preflight(t.Context()); err != nil || len(held) != 1 || !strings.Contains(held[0].Why, "a batch job: runs until it ends") {
 		t.Errorf("preflight %v, %v", held, err)
@@ -206,7 +206,7 @@ func TestBatch(t *testing.T) {
 	if !slices.Contains(told, fleetlink.Workload{Name: "report.main[0]", Why: "a batch job: runs until it ends"}) {
 		t.Errorf("progress %v", told)
 	}
-	if d := s.at().DrainStrategy; d == nil || d.Deadline != 0 {
+	if d := at(s).DrainStrategy; d == nil || d.Deadline != 0 {
 		t.Errorf("Nomad was told of a deadline: %+v", d)
 	}
 	l = link(t, Options{Address: address, EndAtDeadline: true}, &memory{})
@@ -270,8 +270,8 @@ func TestDeadlines(t *testing.T) {
 // TestSystemJobs: they are stopped last and owed afterwards, or left alone.
 func TestSystemJobs(t *testing.T) {
 	for _, ignore := range []bool{false, true} {
-		s, address := open(t)
-		s.register(newJob("system", "logs", 0), "a")
+		s, address := nomadtest.Open(t)
+		s.Register(nomadtest.NewJob("system", "logs", 0), "a")
 		l := link(t, Options{Address: address, IgnoreSystemJobs: ignore}, &memory{})
 		if held, err := l.Preflight(t.Context()); err != nil || len(held) != 0 {
 			t.Errorf("preflight %v, %v", held, err)
@@ -279,20 +279,20 @@ func TestSystemJobs(t *testing.T) {
 		if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 			t.Fatal(err)
 		}
-		if here := s.here("a"); ignore != (len(here) == 1) {
+		if here := s.Here("a"); ignore != (len(here) == 1) {
 			t.Errorf("ignored is %v, here are %v", ignore, here)
 		}
 		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
 			t.Errorf("before the resume: %v, %v", ails, err)
 		}
-		s.do(func() { s.idle = true })
+		s.Do(func() { s.Idle = true })
 		if err := l.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if ails, err := l.Ailments(t.Context()); err != nil || ignore != (len(ails) == 0) {
 			t.Errorf("ignored is %v, after the resume: %v, %v", ignore, ails, err)
 		}
-		s.do(func() { s.idle = false })
+		s.Do(func() { s.Idle = false })
 		for range 200 {
 			if ails, err := l.Ailments(t.Context()); err == nil && len(ails) == 0 {
 				break
@@ -308,14 +308,14 @@ func TestSystemJobs(t *testing.T) {
 // TestOwed: a system job that ran here, and is not started again, is named, until
 // it is not wanted any more.
 func TestOwed(t *testing.T) {
-	s, address := open(t)
-	agent := newJob("system", "logs", 0)
-	s.register(agent, "a")
+	s, address := nomadtest.Open(t)
+	agent := nomadtest.NewJob("system", "logs", 0)
+	s.Register(agent, "a")
 	l := link(t, Options{Address: address}, &memory{})
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	s.do(func() { s.idle = true })
+	s.Do(func() { s.Idle = true })
 	if err := l.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -326,72 +326,78 @@ func TestOwed(t *testing.T) {
 	for name, change := range map[string]func(){
 		"was stopped":     func() { agent.Stop = true },
 		"went elsewhere":  func() { agent.Stop, agent.Datacenters = false, []string{"dc9"} },
-		"was purged":      func() { s.jobs = nil },
-		"lost this group": func() { s.jobs, agent.Datacenters, agent.TaskGroups[0].Name = []*simJob{agent}, nil, "other" },
+		"was purged":      func() { s.Jobs = nil },
+		"lost this group": func() { s.Jobs, agent.Datacenters, agent.TaskGroups[0].Name = []*nomadtest.Job{agent}, nil, "other" },
 	} {
 		was, group := *agent, agent.TaskGroups[0]
-		s.do(change)
+		s.Do(change)
 		if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
 			t.Errorf("ailments %v of a job that %s, %v", ails, name, err)
 		}
-		s.do(func() { *agent = was; agent.TaskGroups[0] = group; s.jobs = []*simJob{agent} })
+		s.Do(func() { *agent = was; agent.TaskGroups[0] = group; s.Jobs = []*nomadtest.Job{agent} })
 	}
 }
 
 func TestAilments(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	l := link(t, Options{Address: address}, &memory{})
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	docker := func(d map[string]simDriver) func(n *simNode) { return func(n *simNode) { n.Drivers = d } }
-	for want, change := range map[string]func(n *simNode){
-		"is down: no heartbeats":                           func(n *simNode) { n.Status, n.StatusDescription = "down", "no heartbeats" },
-		"is initializing":                                  func(n *simNode) { n.Status = "initializing" },
-		"its agent does not answer":                        func(n *simNode) { n.mute = true },
-		"driver docker is not healthy: cannot connect":     docker(map[string]simDriver{"docker": {Detected: true, HealthDescription: "cannot connect"}}),
-		"driver docker is not healthy: it is not found":    docker(map[string]simDriver{"docker": {}}),
+	docker := func(d map[string]nomadtest.Driver) func(n *nomadtest.Node) {
+		return func(n *nomadtest.Node) { n.Drivers = d }
+	}
+	for want, change := range map[string]func(n *nomadtest.Node){
+		"is down: no heartbeats":                           func(n *nomadtest.Node) { n.Status, n.StatusDescription = "down", "no heartbeats" },
+		"is initializing":                                  func(n *nomadtest.Node) { n.Status = "initializing" },
+		"its agent does not answer":                        func(n *nomadtest.Node) { n.Mute = true },
+		"driver docker is not healthy: cannot connect":     docker(map[string]nomadtest.Driver{"docker": {Detected: true, HealthDescription: "cannot connect"}}),
+		"driver docker is not healthy: it is not found":    docker(map[string]nomadtest.Driver{"docker": {}}),
 		"its driver docker is not healthy: it is not foun": docker(nil),
 	} {
-		was := s.at()
-		s.do(func() { change(s.node("a")) })
+		was := at(s)
+		s.Do(func() { change(s.Node("a")) })
 		ails, err := l.Ailments(t.Context())
 		if err != nil || len(ails) != 1 || ails[0].Name != "node a" || !strings.Contains(ails[0].Why, want) {
 			t.Errorf("%v, %v; want %q", ails, err, want)
 		}
-		s.do(func() { *s.node("a") = was })
+		s.Do(func() { *s.Node("a") = was })
 	}
 	if ails, err := l.Ailments(t.Context()); err != nil || len(ails) != 0 {
 		t.Errorf("%v, %v of a node that is well", ails, err)
 	}
 }
 
+func only(left, right, operand string) []nomadtest.Constraint {
+	return []nomadtest.Constraint{{LTarget: left, RTarget: right, Operand: operand}}
+}
+
 func TestPreflight(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	l := link(t, Options{Address: address}, &memory{})
-	j := newJob("service", "web", 1)
-	s.register(j, "a")
+	j := nomadtest.NewJob("service", "web", 1)
+	s.Register(j, "a")
 	plain, _ := json.Marshal(j)
 	for name, c := range map[string]struct {
 		change func()
 		want   string
 	}{
 		"nothing":                {func() {}, ""},
-		"this node's name":       {func() { j.Constraints = []simConstraint{{"${attr.unique.hostname}", "a", "="}} }, "bound to this machine by a constraint on ${attr.unique.hostname}"},
-		"not this node's name":   {func() { j.Constraints = []simConstraint{{"${node.unique.name}", "a", "!="}} }, ""},
-		"not the other's":        {func() { j.Constraints = []simConstraint{{"${node.unique.name}", "b", "!="}} }, "no other node"},
-		"another class":          {func() { j.Constraints = []simConstraint{{"${node.class}", "gpu", "="}} }, "no other node"},
-		"an unknown attribute":   {func() { j.Constraints = []simConstraint{{"${attr.cpu.arch}", "amd64", "="}} }, ""},
+		"this node's name":       {func() { j.Constraints = only("${attr.unique.hostname}", "a", "=") }, "bound to this machine by a constraint on ${attr.unique.hostname}"},
+		"not this node's name":   {func() { j.Constraints = only("${node.unique.name}", "a", "!=") }, ""},
+		"not the other's":        {func() { j.Constraints = only("${node.unique.name}", "b", "!=") }, "no other node"},
+		"another class":          {func() { j.Constraints = only("${node.class}", "gpu", "=") }, "no other node"},
+		"an unknown attribute":   {func() { j.Constraints = only("${attr.cpu.arch}", "amd64", "=") }, ""},
 		"another datacenter":     {func() { j.Datacenters = []string{"dc2", "dc3"} }, "no other node"},
 		"this datacenter":        {func() { j.Datacenters = []string{"dc*"} }, ""},
 		"another pool":           {func() { j.NodePool = "gpu" }, "no other node"},
 		"all pools":              {func() { j.NodePool = "all" }, ""},
 		"another driver":         {func() { j.TaskGroups[0].Tasks[0].Driver = "java" }, "no other node"},
-		"the other is full":      {func() { s.node("b").SchedulingEligibility = "ineligible" }, "no other node that suits it (0 are ready and eligible)"},
-		"the other is down":      {func() { s.node("b").Status = "down" }, "no other node"},
+		"the other is full":      {func() { s.Node("b").SchedulingEligibility = "ineligible" }, "no other node that suits it (0 are ready and eligible)"},
+		"the other is down":      {func() { s.Node("b").Status = "down" }, "no other node"},
 		"two, of which one ails": {func() { j.TaskGroups[0].Count = 2; j.Stop = true }, "1 of the 2 in its group are healthy, and no more than 1 may be away"},
 	} {
-		s.do(c.change)
+		s.Do(c.change)
 		held, err := l.Preflight(t.Context())
 		switch {
 		case err != nil:
@@ -399,10 +405,10 @@ func TestPreflight(t *testing.T) {
 		case c.want == "" && len(held) > 0, c.want != "" && (len(held) != 1 || held[0].Name != "web.main[0]" || !strings.Contains(held[0].Why, c.want)):
 			t.Errorf("%s: %v, want %q", name, held, c.want)
 		}
-		s.do(func() {
-			*j = simJob{}
+		s.Do(func() {
+			*j = nomadtest.Job{}
 			_ = json.Unmarshal(plain, j)
-			s.node("b").SchedulingEligibility, s.node("b").Status = "eligible", "ready"
+			s.Node("b").SchedulingEligibility, s.Node("b").Status = "eligible", "ready"
 		})
 	}
 }

@@ -9,40 +9,45 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/nomad/nomadtest"
 )
 
 // TestDrainInTheMiddle: who drains the node while we do has it from then on, with a
 // word or without; who gives it back has not.
 func TestDrainInTheMiddle(t *testing.T) {
-	words := simWords{"person", map[string]string{"message": "new disks"}}
+	words := nomadtest.Words{Accessor: "person", Meta: map[string]string{"message": "new disks"}}
 	for name, c := range map[string]struct {
-		then   func(s *server)
+		then   func(s *nomadtest.Server)
 		closed bool
 	}{
-		"with a word": {func(s *server) { s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, words, time.Now()) }, true},
-		"without a word": {func(s *server) {
-			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, simWords{accessor: "person"}, time.Now())
+		"with a word": {func(s *nomadtest.Server) {
+			s.SetDrain(s.Node("a"), &nomadtest.Drain{Deadline: time.Hour}, false, words, time.Now())
 		}, true},
-		"and given back": {func(s *server) {
-			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, words, time.Now())
-			s.setDrain(s.node("a"), nil, true, simWords{accessor: "person"}, time.Now())
+		"without a word": {func(s *nomadtest.Server) {
+			s.SetDrain(s.Node("a"), &nomadtest.Drain{Deadline: time.Hour}, false, nomadtest.Words{Accessor: "person"}, time.Now())
+		}, true},
+		"and given back": {func(s *nomadtest.Server) {
+			s.SetDrain(s.Node("a"), &nomadtest.Drain{Deadline: time.Hour}, false, words, time.Now())
+			s.SetDrain(s.Node("a"), nil, true, nomadtest.Words{Accessor: "person"}, time.Now())
 		}, false},
-		"given back": {func(s *server) { s.setDrain(s.node("a"), nil, true, simWords{accessor: "person"}, time.Now()) }, false},
-		"by its own agent": {func(s *server) {
-			s.setDrain(s.node("a"), &simDrain{Deadline: time.Hour}, false, simWords{s.node("a").ID, map[string]string{"message": "shutting down"}}, time.Now())
+		"given back": {func(s *nomadtest.Server) {
+			s.SetDrain(s.Node("a"), nil, true, nomadtest.Words{Accessor: "person"}, time.Now())
+		}, false},
+		"by its own agent": {func(s *nomadtest.Server) {
+			s.SetDrain(s.Node("a"), &nomadtest.Drain{Deadline: time.Hour}, false, nomadtest.Words{Accessor: s.Node("a").ID, Meta: map[string]string{"message": "shutting down"}}, time.Now())
 		}, false},
 	} {
-		s, address := open(t)
-		release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		s, address := nomadtest.Open(t)
+		release := s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 		r := &memory{}
 		l := link(t, Options{Address: address}, r)
 		done := make(chan error)
 		go func() { done <- out(t, l, fleetlink.Order{}, 20*time.Second) }()
-		until(t, "the node drains", func() bool { n := s.at(); return n.DrainStrategy != nil })
+		until(t, "the node drains", func() bool { n := at(s); return n.DrainStrategy != nil })
 		<-time.After(300 * time.Millisecond) // it is seen to
-		s.do(func() { c.then(s) })
+		s.Do(func() { c.then(s) })
 		<-time.After(300 * time.Millisecond)
-		if n := s.at(); c.closed && (n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour) {
+		if n := at(s); c.closed && (n.DrainStrategy == nil || n.DrainStrategy.Deadline != time.Hour) {
 			t.Errorf("%s: their drain is now %+v", name, n.DrainStrategy)
 		}
 		release()
@@ -52,8 +57,8 @@ func TestDrainInTheMiddle(t *testing.T) {
 		if err := link(t, Options{Address: address}, r).Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if n := s.at(); n.closed() != c.closed {
-			t.Errorf("%s: closed is %v", name, n.closed())
+		if n := at(s); n.Closed() != c.closed {
+			t.Errorf("%s: closed is %v", name, n.Closed())
 		}
 	}
 }
@@ -73,27 +78,27 @@ func until(t *testing.T, what string, ok func() bool) {
 // not where somebody had closed it before.
 func TestStillClosed(t *testing.T) {
 	for name, c := range map[string]struct {
-		before, between, after func(s *server)
+		before, between, after func(s *nomadtest.Server)
 		want                   string
 	}{
 		"nothing":                   {},
-		"closed by somebody before": {before: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }},
-		"drained by somebody in between": {between: func(s *server) {
-			n := s.node("a")
-			s.setDrain(n, &simDrain{}, false, simWords{"person", map[string]string{"message": "new disks"}}, time.Now())
-			s.complete(n, time.Now())
+		"closed by somebody before": {before: func(s *nomadtest.Server) { s.Node("a").SchedulingEligibility = "ineligible" }},
+		"drained by somebody in between": {between: func(s *nomadtest.Server) {
+			n := s.Node("a")
+			s.SetDrain(n, &nomadtest.Drain{}, false, nomadtest.Words{Accessor: "person", Meta: map[string]string{"message": "new disks"}}, time.Now())
+			s.Complete(n, time.Now())
 		}, want: `somebody else drained it meanwhile, at `},
-		"drained by another agent's word": {between: func(s *server) {
-			n := s.node("a")
-			s.setDrain(n, &simDrain{}, false, simWords{s.node("b").ID, map[string]string{"message": "shutting down"}}, time.Now())
-			s.complete(n, time.Now())
+		"drained by another agent's word": {between: func(s *nomadtest.Server) {
+			n := s.Node("a")
+			s.SetDrain(n, &nomadtest.Drain{}, false, nomadtest.Words{Accessor: s.Node("b").ID, Meta: map[string]string{"message": "shutting down"}}, time.Now())
+			s.Complete(n, time.Now())
 		}, want: `("shutting down")`},
-		"closed by somebody after": {after: func(s *server) { s.node("a").SchedulingEligibility = "ineligible" }, want: "it was made ineligible again"},
+		"closed by somebody after": {after: func(s *nomadtest.Server) { s.Node("a").SchedulingEligibility = "ineligible" }, want: "it was made ineligible again"},
 	} {
-		s, address := open(t)
-		do := func(f func(*server)) {
+		s, address := nomadtest.Open(t)
+		do := func(f func(*nomadtest.Server)) {
 			if f != nil {
-				s.do(func() { f(s); s.touch(s.node("a")) })
+				s.Do(func() { f(s); s.Touch(s.Node("a")) })
 			}
 		}
 		l := link(t, Options{Address: address}, &memory{})
@@ -115,31 +120,31 @@ func TestStillClosed(t *testing.T) {
 
 // TestRefusedOnce: a server that has just come up does not know a token yet.
 func TestRefusedOnce(t *testing.T) {
-	s, address := open(t)
-	release := s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s, address := nomadtest.Open(t)
+	release := s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 	l := link(t, Options{Address: address}, &memory{})
 	once := false
 	err := out(t, l, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
 		if !once {
 			once = true
-			s.denies.Store(4)
-			s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) }) // the watches are answered, and ask again
+			s.Denies.Store(4)
+			s.Do(func() { s.Touch(s.Node("a")); s.TouchAlloc(s.Allocs[0]) }) // the watches are answered, and ask again
 			release()
 		}
 	}}, 20*time.Second)
-	if err != nil || s.denies.Load() > 0 {
-		t.Errorf("%v, and %d refusals are left", err, s.denies.Load())
+	if err != nil || s.Denies.Load() > 0 {
+		t.Errorf("%v, and %d refusals are left", err, s.Denies.Load())
 	}
 }
 
 // TestRefusedForGood: a drain ends long before its deadline when its token is refused
 // again and again.
 func TestRefusedForGood(t *testing.T) {
-	s, address := open(t)
-	s.hold(s.register(newJob("service", "web", 1), "a").Name)
+	s, address := nomadtest.Open(t)
+	s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 	err := out(t, link(t, Options{Address: address}, &memory{}), fleetlink.Order{Progress: func(left []fleetlink.Workload) {
-		s.denies.Store(1000)
-		s.do(func() { s.touch(s.node("a")); s.touchAlloc(s.allocs[0]) })
+		s.Denies.Store(1000)
+		s.Do(func() { s.Touch(s.Node("a")); s.TouchAlloc(s.Allocs[0]) })
 	}}, 30*time.Second)
 	if errors.Is(err, context.DeadlineExceeded) {
 		t.Error("it was waited for until the end")
@@ -150,14 +155,14 @@ func TestRefusedForGood(t *testing.T) {
 // TestClocksApart: a drain with a deadline is told once, wherever Nomad's clock is.
 func TestClocksApart(t *testing.T) {
 	for _, off := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
-		s, address := open(t)
-		s.hold(s.register(newJob("service", "web", 1), "a").Name)
+		s, address := nomadtest.Open(t)
+		s.Hold(s.Register(nomadtest.NewJob("service", "web", 1), "a").Name)
 		l := link(t, Options{Address: address, EndAtDeadline: true, Now: func() time.Time { return time.Now().Add(off) }}, &memory{})
 		says(t, "the drain", out(t, l, fleetlink.Order{Deadline: time.Now().Add(off + time.Hour)}, time.Second), "web.main[0]")
-		if n := s.puts.Load(); n != 2 { // the cordon, and the drain
+		if n := s.Puts.Load(); n != 2 { // the cordon, and the drain
 			t.Errorf("%s off: %d writes", off, n)
 		}
-		if d := s.at().DrainStrategy; d == nil || (d.Deadline-58*time.Minute).Abs() > time.Minute {
+		if d := at(s).DrainStrategy; d == nil || (d.Deadline-58*time.Minute).Abs() > time.Minute {
 			t.Errorf("%s off: %+v", off, d)
 		}
 	}
@@ -166,11 +171,11 @@ func TestClocksApart(t *testing.T) {
 // TestMoved: services that left have to run elsewhere, as many of them as before,
 // unless somebody wants something else by now.
 func TestMoved(t *testing.T) {
-	s, address := open(t)
-	j := newJob("service", "web", 1)
-	s.register(j, "a")
-	s.do(func() {
-		s.nodes = append(s.nodes, &simNode{ID: "c0", Name: "c", Status: "ready", SchedulingEligibility: "ineligible"})
+	s, address := nomadtest.Open(t)
+	j := nomadtest.NewJob("service", "web", 1)
+	s.Register(j, "a")
+	s.Do(func() {
+		s.Nodes = append(s.Nodes, &nomadtest.Node{ID: "c0", Name: "c", Status: "ready", SchedulingEligibility: "ineligible"})
 	})
 	l := link(t, Options{Address: address}, &memory{})
 	ails := func() string {
@@ -184,7 +189,7 @@ func TestMoved(t *testing.T) {
 	if err := l.Cordon(t.Context(), "test"); err != nil {
 		t.Fatal(err)
 	}
-	s.do(func() { s.idle = true })
+	s.Do(func() { s.Idle = true })
 	if err := out(t, l, fleetlink.Order{}, 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -203,25 +208,25 @@ func TestMoved(t *testing.T) {
 		"was changed":     func() { j.Version++ },
 		"was scaled to 0": func() { j.TaskGroups[0].Count = 0 },
 		"lost this group": func() { j.TaskGroups[0].Name = "other" },
-		"was purged":      func() { s.jobs = nil },
+		"was purged":      func() { s.Jobs = nil },
 	} {
 		was, group := *j, j.TaskGroups[0]
-		s.do(change)
+		s.Do(change)
 		if got := ails(); got != "" {
 			t.Errorf("the job %s, and: %s", name, got)
 		}
-		s.do(func() { *j = was; j.TaskGroups[0] = group; s.jobs = []*simJob{j} })
+		s.Do(func() { *j = was; j.TaskGroups[0] = group; s.Jobs = []*nomadtest.Job{j} })
 	}
 	sick := func(yes bool) {
-		s.do(func() {
-			for _, a := range s.allocs {
-				a.sick = yes
+		s.Do(func() {
+			for _, a := range s.Allocs {
+				a.Sick = yes
 			}
 		})
 	}
-	s.do(func() { s.place(j, s.node("b"), 0) })
+	s.Do(func() { s.Place(j, s.Node("b"), 0) })
 	sick(true)
-	until(t, "it runs", func() bool { return len(s.here("b")) == 1 })
+	until(t, "it runs", func() bool { return len(s.Here("b")) == 1 })
 	if got := ails(); got != want {
 		t.Errorf("while it is not healthy: %s, want %s", got, want)
 	}
@@ -231,17 +236,17 @@ func TestMoved(t *testing.T) {
 
 // TestDiskThatGoesAlong: the copy is made from this machine.
 func TestDiskThatGoesAlong(t *testing.T) {
-	s, address := open(t)
-	j := newJob("service", "db", 1)
+	s, address := nomadtest.Open(t)
+	j := nomadtest.NewJob("service", "db", 1)
 	j.TaskGroups[0].EphemeralDisk.Migrate = true
-	s.register(j, "a")
-	s.do(func() { s.copies = true })
+	s.Register(j, "a")
+	s.Do(func() { s.Copies = true })
 	r := &memory{}
 	l := link(t, Options{Address: address}, r)
 	var told []fleetlink.Workload
 	progress := func(left []fleetlink.Workload) { told = append(told, left...) }
 	says(t, "the drain", out(t, l, fleetlink.Order{Progress: progress}, time.Second), "db.main[0] (has left, and may still be copying")
-	if here := s.here("a"); len(here) > 0 || !slices.ContainsFunc(told, func(w fleetlink.Workload) bool { return strings.Contains(w.Why, "copying") }) {
+	if here := s.Here("a"); len(here) > 0 || !slices.ContainsFunc(told, func(w fleetlink.Workload) bool { return strings.Contains(w.Why, "copying") }) {
 		t.Errorf("here are %v, and progress %v", here, told)
 	}
 	again := link(t, Options{Address: address}, r)
@@ -249,7 +254,7 @@ func TestDiskThatGoesAlong(t *testing.T) {
 		t.Errorf("standing %+v, %v", standing, err)
 	}
 	says(t, "the drain by force", again.Drain(within(t, time.Second), fleetlink.Order{Force: true}), "may still be copying")
-	s.do(func() { s.copies = false })
+	s.Do(func() { s.Copies = false })
 	if err := again.Drain(within(t, 10*time.Second), fleetlink.Order{}); err != nil {
 		t.Fatal(err)
 	}
@@ -260,11 +265,13 @@ func TestDiskThatGoesAlong(t *testing.T) {
 
 // TestPreflightNamesWhatIsIll: what would keep the machine from coming back.
 func TestPreflightNamesWhatIsIll(t *testing.T) {
-	s, address := open(t)
+	s, address := nomadtest.Open(t)
 	l := link(t, Options{Address: address}, &memory{})
-	s.do(func() { s.node("a").Drivers["docker"] = simDriver{Detected: true, HealthDescription: "cannot connect"} })
-	s.register(newJob("system", "logs", 0), "")
-	s.do(func() { s.idle = true; s.place(s.jobs[0], s.node("a"), 0).stuck = true })
+	s.Do(func() {
+		s.Node("a").Drivers["docker"] = nomadtest.Driver{Detected: true, HealthDescription: "cannot connect"}
+	})
+	s.Register(nomadtest.NewJob("system", "logs", 0), "")
+	s.Do(func() { s.Idle = true; s.Place(s.Jobs[0], s.Node("a"), 0).Stuck = true })
 	held, err := l.Preflight(t.Context())
 	if got := fleetlink.Names(held); err != nil || got != "node a (its driver docker is not healthy: cannot connect), logs.main[0] (should run here, and is pending)" {
 		t.Errorf("preflight %s, %v", got, err)

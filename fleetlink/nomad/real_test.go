@@ -15,6 +15,7 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/linktest"
+	"github.com/drydock-os/drydock/fleetlink/nomad/nomadtest"
 )
 
 // TestRealNomad runs the conformance test against a real cluster. It wants two
@@ -46,7 +47,7 @@ func TestRealNomad(t *testing.T) {
 // a real one is at hand.
 func TestRealNomadsTest(t *testing.T) {
 	testReal(t, func(t *testing.T) *realNomad {
-		_, address := open(t)
+		_, address := nomadtest.Open(t)
 		return &realNomad{options: Options{Address: address}, host: "a", driver: "docker", pace: 200 * time.Millisecond}
 	})
 }

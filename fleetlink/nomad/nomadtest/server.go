@@ -1,10 +1,14 @@
-package nomad
+// Package nomadtest serves Nomad's HTTP API over a cluster that is played, for
+// tests.
+package nomadtest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -12,16 +16,16 @@ import (
 	"time"
 )
 
-// rights are those of an ACL token.
-type rights struct {
-	node  string   // "read", "write" or ""
-	agent bool     // agent:read
-	read  []string // namespaces with read-job; "*" is all
-	stop  bool     // alloc-lifecycle everywhere
+// Rights are those of an ACL token.
+type Rights struct {
+	Node  string   // "read", "write" or ""
+	Agent bool     // agent:read
+	Read  []string // namespaces with read-job; "*" is all
+	Stop  bool     // alloc-lifecycle everywhere
 }
 
-func (r rights) reads(namespace string) bool {
-	for _, n := range r.read {
+func (r Rights) reads(namespace string) bool {
+	for _, n := range r.Read {
 		if n == namespace || n == "*" {
 			return true
 		}
@@ -29,26 +33,32 @@ func (r rights) reads(namespace string) bool {
 	return false
 }
 
-// A server is Nomad's HTTP API over a cluster: command/agent/node_endpoint.go,
+// A Server is Nomad's HTTP API over a cluster: command/agent/node_endpoint.go,
 // alloc_endpoint.go, job_endpoint.go and agent_endpoint.go, with the codes and
 // texts of command/agent/http.go's errCodeFromHandler.
-type server struct {
-	*cluster
-	self   string            // the node of the agent; "" for one that is only a server
-	tokens map[string]rights // nil: ACLs are off
-	silent atomic.Bool       // nothing is answered
-	broken atomic.Int32      // so many answers are 500; below 0: all
-	denies atomic.Int32      // so many reads are refused, as with a token that a server does not know yet
-	back   atomic.Bool       // indexes go back
-	onward atomic.Bool       // indexes go on without a change
-	puts   atomic.Int32      // writes that came
-	asked  atomic.Int32      // requests
+type Server struct {
+	*Cluster
+	Self   string            // the node of the agent; "" for one that is only a server
+	Tokens map[string]Rights // nil: ACLs are off
+	Silent atomic.Bool       // nothing is answered
+	Broken atomic.Int32      // so many answers are 500; below 0: all
+	Denies atomic.Int32      // so many reads are refused, as with a token that a server does not know yet
+	Back   atomic.Bool       // indexes go back
+	Onward atomic.Bool       // indexes go on without a change
+	Puts   atomic.Int32      // writes that came
+	Asked  atomic.Int32      // requests
 }
 
-// open serves a new cluster, and returns the address.
-func open(t *testing.T) (*server, string) {
-	s := &server{cluster: newCluster(t)}
-	s.self = s.node("a").ID
+// New is a server with a new cluster, to be served by a test's own listener.
+func New(t testing.TB) *Server {
+	s := &Server{Cluster: newCluster(t)}
+	s.Self = s.Node("a").ID
+	return s
+}
+
+// Open serves a new cluster until the test ends, and returns the address.
+func Open(t testing.TB) (*Server, string) {
+	s := New(t)
 	srv := httptest.NewServer(s)
 	t.Cleanup(srv.Close)
 	t.Cleanup(srv.CloseClientConnections)
@@ -68,25 +78,25 @@ func refuse(code int, format string, args ...any) reply {
 var denied = refuse(403, "Permission denied")
 
 // ServeHTTP implements http.Handler.
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.asked.Add(1)
-	if s.silent.Load() {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.Asked.Add(1)
+	if s.Silent.Load() {
 		<-r.Context().Done()
 		return
 	}
-	if n := s.broken.Load(); n != 0 {
-		s.broken.Store(max(n-1, -1))
+	if n := s.Broken.Load(); n != 0 {
+		s.Broken.Store(max(n-1, -1))
 		http.Error(w, "No cluster leader", 500)
 		return
 	}
-	if s.denies.Load() > 0 && r.Method == http.MethodGet && s.denies.Add(-1) >= 0 {
+	if s.Denies.Load() > 0 && r.Method == http.MethodGet && s.Denies.Add(-1) >= 0 {
 		http.Error(w, "ACL token not found", http.StatusForbidden)
 		return
 	}
-	is := rights{node: "write", agent: true, read: []string{"*"}, stop: true}
-	if s.tokens != nil {
+	is := Rights{Node: "write", Agent: true, Read: []string{"*"}, Stop: true}
+	if s.Tokens != nil {
 		known := false
-		if is, known = s.tokens[r.Header.Get("X-Nomad-Token")]; !known && r.Header.Get("X-Nomad-Token") != "" {
+		if is, known = s.Tokens[r.Header.Get("X-Nomad-Token")]; !known && r.Header.Get("X-Nomad-Token") != "" {
 			http.Error(w, "ACL token not found", http.StatusForbidden)
 			return
 		}
@@ -95,8 +105,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
 		a = s.blocking(r, is)
 	} else {
-		s.puts.Add(1)
-		s.do(func() { a = s.write(r, is) })
+		s.Puts.Add(1)
+		s.Do(func() { a = s.write(r, is) })
 	}
 	if a.code != 0 {
 		http.Error(w, a.value.(string), a.code)
@@ -108,7 +118,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // blocking reads; with an index, after a change since or when the wait is over.
-func (s *server) blocking(r *http.Request, is rights) reply {
+func (s *Server) blocking(r *http.Request, is Rights) reply {
 	index, _ := strconv.ParseUint(r.URL.Query().Get("index"), 10, 64)
 	wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
 	if index > 0 && (err != nil || wait > 10*time.Minute) {
@@ -127,11 +137,11 @@ func (s *server) blocking(r *http.Request, is rights) reply {
 		if a.code != 0 {
 			return a
 		}
-		if a.value = json.RawMessage(data); s.back.Load() && index > 0 {
+		if a.value = json.RawMessage(data); s.Back.Load() && index > 0 {
 			a.index = index - 1
 			return a
 		}
-		if s.onward.Load() {
+		if s.Onward.Load() {
 			a.index = max(a.index, index) + 1
 			return a
 		}
@@ -149,37 +159,37 @@ func (s *server) blocking(r *http.Request, is rights) reply {
 }
 
 // list is a node as a list of nodes has it: without attributes.
-func (n *simNode) list() map[string]any {
+func (n *Node) list() map[string]any {
 	return map[string]any{"ID": n.ID, "Name": n.Name, "Datacenter": n.Datacenter, "NodePool": n.NodePool, "Status": n.Status,
 		"SchedulingEligibility": n.SchedulingEligibility, "Drain": n.DrainStrategy != nil, "Drivers": n.Drivers, "LastDrain": n.LastDrain}
 }
 
-func (s *server) read(r *http.Request, is rights) reply {
+func (s *Server) read(r *http.Request, is Rights) reply {
 	path := strings.TrimPrefix(r.URL.Path, "/v1/")
 	part := strings.Split(path, "/")
 	switch {
-	case path == "agent/self" && !is.agent, part[0] == "node" && is.node == "", path == "nodes" && is.node == "", path == "client/stats" && is.node == "":
+	case path == "agent/self" && !is.Agent, part[0] == "node" && is.Node == "", path == "nodes" && is.Node == "", path == "client/stats" && is.Node == "":
 		return denied
 	case path == "agent/self":
 		stats := map[string]map[string]string{"nomad": {"server": "true"}}
-		if s.self != "" {
-			stats["client"] = map[string]string{"node_id": s.self}
+		if s.Self != "" {
+			stats["client"] = map[string]string{"node_id": s.Self}
 		}
 		return reply{value: map[string]any{"config": map[string]any{}, "stats": stats}}
 	case path == "nodes":
 		list := []any{}
-		for _, n := range s.nodes {
+		for _, n := range s.Nodes {
 			list = append(list, n.list())
 		}
-		return reply{index: s.index, value: list}
+		return reply{index: s.Index, value: list}
 	case path == "client/stats":
-		n := s.node(r.URL.Query().Get("node_id"))
-		if n == nil || n.mute {
+		n := s.Node(r.URL.Query().Get("node_id"))
+		if n == nil || n.Mute {
 			return refuse(404, "No path to node")
 		}
 		return reply{value: map[string]any{"Uptime": 10}}
 	case part[0] == "node" && len(part) == 2:
-		n := s.node(part[1])
+		n := s.Node(part[1])
 		if n == nil {
 			return refuse(404, "node not found")
 		}
@@ -192,8 +202,8 @@ func (s *server) read(r *http.Request, is rights) reply {
 	return refuse(404, "no such thing: %s", r.URL.Path)
 }
 
-func (s *server) readAllocs(id string, is rights) reply {
-	all, index, list := s.on(id), uint64(0), []*simAlloc{}
+func (s *Server) readAllocs(id string, is Rights) reply {
+	all, index, list := s.On(id), uint64(0), []*Alloc{}
 	sortAllocs(all)
 	for _, a := range all {
 		if is.reads(a.Namespace) { // the others are left out without a word
@@ -207,14 +217,14 @@ func (s *server) readAllocs(id string, is rights) reply {
 	return reply{index: index, value: list}
 }
 
-func (s *server) readJob(r *http.Request, part []string, is rights) reply {
+func (s *Server) readJob(r *http.Request, part []string, is Rights) reply {
 	namespace := r.URL.Query().Get("namespace")
 	if !is.reads(namespace) {
 		return denied
 	}
 	if len(part) == 3 { // of a job that is not there as well
 		list := []any{}
-		for _, a := range s.allocs {
+		for _, a := range s.Allocs {
 			if a.JobID == part[1] && a.Namespace == namespace {
 				stub := *a
 				stub.Job = nil
@@ -223,15 +233,15 @@ func (s *server) readJob(r *http.Request, part []string, is rights) reply {
 		}
 		return reply{index: s.allocsI, value: list}
 	}
-	for _, j := range s.jobs {
+	for _, j := range s.Jobs {
 		if j.ID == part[1] && j.Namespace == namespace {
-			return reply{index: s.index, value: j}
+			return reply{index: s.Index, value: j}
 		}
 	}
 	return refuse(404, "job not found")
 }
 
-func (s *server) write(r *http.Request, is rights) reply {
+func (s *Server) write(r *http.Request, is Rights) reply {
 	part := strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/"), "/")
 	if len(part) == 3 && part[0] == "allocation" && part[2] == "stop" {
 		return s.writeStop(part[1], is)
@@ -254,47 +264,46 @@ func (s *server) write(r *http.Request, is rights) reply {
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		return refuse(400, "%v", err)
 	}
-	n := s.node(part[1])
+	n := s.Node(part[1])
 	switch {
-	case is.node != "write":
+	case is.Node != "write":
 		return denied
 	case n == nil:
 		return refuse(500, "node not found")
 	case part[2] == "drain":
-		var d *simDrain
+		var d *Drain
 		if body.DrainSpec != nil {
-			d = &simDrain{Deadline: body.DrainSpec.Deadline, IgnoreSystemJobs: body.DrainSpec.IgnoreSystemJobs}
+			d = &Drain{Deadline: body.DrainSpec.Deadline, IgnoreSystemJobs: body.DrainSpec.IgnoreSystemJobs}
 		}
-		s.setDrain(n, d, body.MarkEligible, simWords{r.Header.Get("X-Nomad-Token"), body.Meta}, time.Now())
-		return reply{index: s.index, value: map[string]any{"NodeModifyIndex": s.index}}
+		s.SetDrain(n, d, body.MarkEligible, Words{r.Header.Get("X-Nomad-Token"), body.Meta}, now())
+		return reply{index: s.Index, value: map[string]any{"NodeModifyIndex": s.Index}}
 	case body.Eligibility != "eligible" && body.Eligibility != "ineligible":
 		return refuse(500, "invalid scheduling eligibility %q", body.Eligibility)
 	case body.Eligibility == "eligible" && n.DrainStrategy != nil:
 		return refuse(500, "can not set node's scheduling eligibility to eligible while it is draining")
-	case n.SchedulingEligibility != body.Eligibility:
-		n.SchedulingEligibility = body.Eligibility
-		s.touch(n)
+	case s.setEligibility(n, body.Eligibility):
+		s.Touch(n)
 	}
-	return reply{index: s.index, value: map[string]any{"NodeModifyIndex": s.index}}
+	return reply{index: s.Index, value: map[string]any{"NodeModifyIndex": s.Index}}
 }
 
-func (s *server) writeStop(id string, is rights) reply {
-	if !is.stop {
+func (s *Server) writeStop(id string, is Rights) reply {
+	if !is.Stop {
 		return denied
 	}
-	for _, a := range s.allocs {
+	for _, a := range s.Allocs {
 		if a.ID == id {
-			s.stop(a, time.Now())
-			return reply{index: s.index, value: map[string]any{"EvalID": "e"}}
+			s.stop(a, now())
+			return reply{index: s.Index, value: map[string]any{"EvalID": "e"}}
 		}
 	}
 	return refuse(404, "alloc not found")
 }
 
 // writeJob registers, scales or purges one.
-func (s *server) writeJob(r *http.Request, part []string) reply {
+func (s *Server) writeJob(r *http.Request, part []string) reply {
 	body := struct {
-		Job   *simJob
+		Job   *Job
 		Count int
 	}{}
 	if r.Method != http.MethodDelete {
@@ -302,34 +311,38 @@ func (s *server) writeJob(r *http.Request, part []string) reply {
 			return refuse(400, "%v", err)
 		}
 	}
-	if s.index++; part[0] == "jobs" {
+	if s.Index++; part[0] == "jobs" {
 		j := body.Job
 		j.Namespace, j.NodePool = "default", "default"
-		s.jobs = append(s.jobs, j)
+		s.Jobs = append(s.Jobs, j)
 		for _, a := range j.Affinities {
-			s.place(j, s.node(a.RTarget), 0)
+			s.Place(j, s.Node(a.RTarget), 0)
 		}
-		return reply{index: s.index, value: map[string]any{}}
+		return reply{index: s.Index, value: map[string]any{}}
 	}
-	for i, j := range s.jobs {
+	for i, j := range s.Jobs {
 		switch {
 		case j.ID != part[1]:
 			continue
 		case r.Method == http.MethodDelete:
-			s.jobs = append(s.jobs[:i], s.jobs[i+1:]...)
+			s.Jobs = append(s.Jobs[:i], s.Jobs[i+1:]...)
 			body.Count = 0
 		default:
 			j.TaskGroups[0].Count = body.Count
 			j.Version++
 		}
-		for _, a := range s.allocs { // those of the highest numbers go
+		for _, a := range s.Allocs { // those of the highest numbers go
 			if number := 0; a.Job == j {
 				if _, err := fmt.Sscanf(a.Name, j.ID+".main[%d]", &number); err == nil && number >= body.Count && !a.terminal() {
-					s.stop(a, time.Now())
+					s.stop(a, now())
 				}
 			}
 		}
-		return reply{index: s.index, value: map[string]any{}}
+		return reply{index: s.Index, value: map[string]any{}}
 	}
 	return refuse(404, "job not found")
+}
+
+func sortAllocs(as []*Alloc) {
+	slices.SortFunc(as, func(a, b *Alloc) int { return cmp.Compare(b.ModifyIndex, a.ModifyIndex) })
 }
