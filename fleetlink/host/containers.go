@@ -69,7 +69,8 @@ func (c Containers) Running(ctx context.Context) (running []Unit, err error) {
 	return running, nil
 }
 
-// labelled lists the names of the running containers with a label.
+// labelled lists the names of the containers with a label that have not ended, as
+// far as the list says.
 func (c Containers) labelled(ctx context.Context, label string) (names []string, err error) {
 	filters, err := json.Marshal(map[string][]string{"label": {label}})
 	if err != nil {
@@ -78,12 +79,18 @@ func (c Containers) labelled(ctx context.Context, label string) (names []string,
 	var list []struct {
 		ID    string `json:"Id"`
 		Names []string
+		State string
 	}
-	query := url.Values{"filters": {string(filters)}}
+	// By itself Podman lists what is "running" alone: not what it is stopping, which
+	// a reboot would cut off.
+	query := url.Values{"filters": {string(filters)}, "all": {"true"}}
 	if _, err := c.ask(ctx, http.MethodGet, "/containers/json", query, &list); err != nil {
 		return nil, err
 	}
 	for _, l := range list {
+		if l.State != "" && !containerState(l.State).Runs() {
+			continue
+		}
 		// A container has also the names that others link to it by, behind a slash.
 		name := l.ID
 		for _, n := range l.Names {

@@ -61,6 +61,8 @@ func TestContainersAnswers(t *testing.T) {
 		"paused, --rm":     {map[string]string{list: `[{"Names":["/web"]}]`, one: `{"State":{"Status":"paused"},"HostConfig":{"AutoRemove":true}}`}, "web paused up once"},
 		"gone since":       {map[string]string{list: `[{"Names":["/web"]}]`}, ""},
 		"ended since":      {map[string]string{list: `[{"Names":["/web"]}]`, one: `{"State":{"Status":"exited","ExitCode":1}}`}, ""},
+		"ended, listed":    {map[string]string{list: `[{"Names":["/web"],"State":"exited"}]`, one: "hang"}, ""},
+		"stopping, listed": {map[string]string{list: `[{"Names":["/web"],"State":"stopping"}]`, one: `{"State":{"Status":"stopping"}}`}, "web stopping"},
 		"a new status":     {map[string]string{list: `[{"Names":["/web"]}]`, one: `{"State":{"Status":"tomorrow"}}`}, "web tomorrow"},
 		"no name":          {map[string]string{list: `[{"Names":null}]`}, "without a name"},
 		"no state":         {map[string]string{list: `[{"Names":["/web"]}]`, one: `{}`}, "container web: the engine does not say in what state it is"},
