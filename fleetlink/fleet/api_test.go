@@ -64,7 +64,7 @@ func TestLists(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		switch n++; {
 		case req.Method == http.MethodPatch && n == 1:
-			refuse(rw, 400, "json: cannot unmarshal object into Go value of type string")
+			http.Error(rw, `{"error":{"code":400,"message":"json: cannot unmarshal object into Go value of type string"}}`, 400)
 		case req.Method == http.MethodPatch:
 			rw.WriteHeader(http.StatusNoContent)
 		case strings.HasSuffix(req.URL.Path, "/units"):

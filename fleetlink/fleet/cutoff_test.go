@@ -13,19 +13,20 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // TestCutOffAtEachWrite ends the daemon at each write to etcd or to fleet in turn,
 // before it arrives or when its answer is on the way. A resume then leaves fleet as
 // it was, and a drain goes on.
 func TestCutOffAtEachWrite(t *testing.T) {
-	e := startEtcd(t)
+	e := fleettest.StartEtcd(t)
 	for name, force := range map[string]bool{"drain": false, "by force": true} {
 		for _, lost := range []string{"the write", "its answer"} {
 			for n := int32(1); ; n++ {
 				reached := false
 				t.Run(fmt.Sprintf("%s, %s, %d", name, lost, n), func(t *testing.T) {
-					c := cutOff{fleet: startFleet(t, e, three()), at: n, arrives: lost == "its answer", force: force}
+					c := cutOff{fleet: fleettest.Start(t, e, three()), at: n, arrives: lost == "its answer", force: force}
 					reached = c.test(t)
 				})
 				if !reached || t.Failed() {
@@ -38,7 +39,7 @@ func TestCutOffAtEachWrite(t *testing.T) {
 
 // cutOff is a daemon that ends at a write.
 type cutOff struct {
-	fleet   *fleetd
+	fleet   *fleettest.Fleet
 	at      int32 // the write
 	arrives bool
 	force   bool // of the drain, over a unit that can go nowhere
@@ -63,7 +64,7 @@ func (c *cutOff) before(t *testing.T, handler http.Handler, end func()) string {
 }
 
 func (c *cutOff) test(t *testing.T) (reached bool) {
-	o := c.fleet.options()
+	o := options(c.fleet)
 	o.CordonKey, o.CordonValue = "reboot", "draining"
 	s := &scene{newCrew(t, o), c.fleet}
 	s.database()
@@ -73,10 +74,10 @@ func (c *cutOff) test(t *testing.T) (reached bool) {
 		s.up("pinned.service", idA)
 		names = append(names, "pinned.service")
 	}
-	before := c.fleet.remains(t)
+	before := remains(c.fleet, t)
 	ctx, cancel := context.WithTimeout(t.Context(), enough)
 	defer cancel()
-	behind, _ := url.Parse(c.fleet.etcd.url)
+	behind, _ := url.Parse(c.fleet.Etcd.URL)
 	o = s.o
 	o.Etcd.Endpoints = []string{c.before(t, httputil.NewSingleHostReverseProxy(behind), cancel)}
 	o.Endpoint = c.before(t, c.fleet, cancel)
@@ -118,6 +119,6 @@ func (c *cutOff) test(t *testing.T) (reached bool) {
 // over reports whether nothing is left to be cut off: after the record only
 // directories are removed, if they are empty.
 func (c *cutOff) over() bool {
-	_, _, err := c.fleet.keys.Get(context.Background(), recordsKey+c.fleet.prefix+"/"+idA)
+	_, _, err := c.fleet.Keys.Get(context.Background(), recordsKey+c.fleet.Prefix+"/"+idA)
 	return etcd2.Is(err, etcd2.KeyNotFound)
 }

@@ -9,11 +9,12 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // TestDrain plays what happens to fleets, on the tests' own fleet over a real etcd.
 func TestDrain(t *testing.T) {
-	e := startEtcd(t)
+	e := fleettest.StartEtcd(t)
 	for name, test := range map[string]func(*scene){
 		"an announcement is withdrawn before its unit stops": (*scene).testAnnouncement,
 		"an announcement that does not end stops the move":   (*scene).testStubbornAnnouncement,
@@ -41,8 +42,8 @@ func TestDrain(t *testing.T) {
 		"work that does not come back":                       (*scene).testAilments,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := startFleet(t, e, three())
-			o := f.options()
+			f := fleettest.Start(t, e, three())
+			o := options(f)
 			o.CordonKey, o.CordonValue = "reboot", "draining"
 			test(&scene{newCrew(t, o), f})
 		})
@@ -62,7 +63,7 @@ func (s *scene) testAnnouncement() {
 	s.database()
 	s.unit("everywhere.service", launched, "X-Fleet:Global=true")
 	s.up("everywhere.service", idA)
-	before := s.f.remains(s.T)
+	before := remains(s.f, s.T)
 	s.drain(fleetlink.Order{})
 	to := s.target("db.service")
 	for _, name := range []string{"db.service", "announce.service", "logs.service"} {
@@ -80,11 +81,11 @@ func (s *scene) testAnnouncement() {
 
 func (s *scene) testStubbornAnnouncement() {
 	s.database()
-	s.f.mu.Lock()
-	s.f.slow["announce.service"] = time.Hour
-	s.f.mu.Unlock()
-	s.o.Stop = 2 * testHeartbeat
-	if why := s.unfinished(8 * testHeartbeat); !strings.Contains(why, "announce.service does not end within") {
+	s.f.Lock()
+	s.f.Slow["announce.service"] = time.Hour
+	s.f.Unlock()
+	s.o.Stop = 2 * fleettest.Heartbeat
+	if why := s.unfinished(8 * fleettest.Heartbeat); !strings.Contains(why, "announce.service does not end within") {
 		s.Error(why)
 	}
 	if got := s.target("db.service"); got != idA {
@@ -94,18 +95,18 @@ func (s *scene) testStubbornAnnouncement() {
 }
 
 func (s *scene) testConflicts() {
-	s.f.frozen.Store(true)
+	s.f.Frozen.Store(true)
 	for i, id := range []string{idA, idB, idC} {
 		name := fmt.Sprintf("web@%d.service", i+1)
 		s.unit(name, launched, "X-Fleet:Conflicts=%p@*.service")
-		s.f.etcd.set(s.f.key("job", name, "target"), id)
+		s.f.Etcd.Set(s.f.Key("job", name, "target"), id)
 		s.up(name, id)
 	}
-	s.f.mu.Lock()
-	s.f.files["web@1.service"] = []option{{"X-Fleet", "Conflicts", "web@*.service"}} // the tests' engine knows no specifiers
-	s.f.files["web@2.service"], s.f.files["web@3.service"] = nil, nil
-	s.f.mu.Unlock()
-	s.f.frozen.Store(false)
+	s.f.Lock()
+	s.f.Files["web@1.service"] = []fleettest.Option{{Section: "X-Fleet", Name: "Conflicts", Value: "web@*.service"}} // the tests' engine knows no specifiers
+	s.f.Files["web@2.service"], s.f.Files["web@3.service"] = nil, nil
+	s.f.Unlock()
+	s.f.Frozen.Store(false)
 	want := []fleetlink.Workload{{Name: "web@1.service", Why: "it can go nowhere: bbbbbbbb runs web@2.service, which web@1.service conflicts with; cccccccc runs web@3.service, which web@1.service conflicts with"}}
 	if held := s.held(); !slices.Equal(held, want) {
 		s.Errorf("preflight: %v, want %v", held, want)
@@ -126,13 +127,13 @@ func (s *scene) testPinned() {
 		s.Errorf("preflight: %v", held)
 	}
 	s.drain(fleetlink.Order{Force: true})
-	if up := s.f.agents[idA].running(); len(up) > 0 {
+	if up := s.f.Agents[idA].Up(); len(up) > 0 {
 		s.Errorf("after the drain %v run", up)
 	}
 	s.wish("other.service", inactive) // a person has other plans
 	s.resume()
 	s.up("pinned.service", idA)
-	if n, _, err := s.f.keys.Get(s.Context(), s.f.key("job/other.service/target-state")); err != nil || n.Value != inactive {
+	if n, _, err := s.f.Keys.Get(s.Context(), s.f.Key("job/other.service/target-state")); err != nil || n.Value != inactive {
 		s.Errorf("resume started what a person had stopped: %+v, %v", n, err)
 	}
 }
@@ -141,7 +142,7 @@ func (s *scene) testPutBack() {
 	name := s.place("a")
 	var release func()
 	wait := s.during(name, func(string) { release = s.hold(name) })
-	if why := s.unfinished(10 * testHeartbeat); !strings.Contains(why, "has no drydock_a=yes") {
+	if why := s.unfinished(10 * fleettest.Heartbeat); !strings.Contains(why, "has no drydock_a=yes") {
 		s.Error(why)
 	}
 	wait()
@@ -153,12 +154,12 @@ func (s *scene) testPutBack() {
 
 func (s *scene) testFlapping() {
 	name := s.place("a")
-	s.f.mu.Lock()
-	s.f.flapping[name] = idB
-	s.f.mu.Unlock()
+	s.f.Lock()
+	s.f.Flapping[name] = idB
+	s.f.Unlock()
 	s.unit("ballast.service", launched, "X-Fleet:MachineID="+idC)
 	s.up("ballast.service", idC)
-	if why := s.unfinished(16 * testHeartbeat); !strings.Contains(why, "it does not stay up there") {
+	if why := s.unfinished(16 * fleettest.Heartbeat); !strings.Contains(why, "it does not stay up there") {
 		s.Error(why)
 	}
 	if st, err := s.open().Standing(s.within(enough)); err != nil || st.Drained() {
@@ -170,10 +171,10 @@ func (s *scene) testFlapping() {
 
 func (s *scene) testFails() {
 	a, b := s.place("a"), s.place("b")
-	s.f.mu.Lock()
-	s.f.broken[a] = idB
-	s.f.mu.Unlock()
-	if why := s.unfinished(10 * testHeartbeat); !strings.Contains(why, a+" (it is failed/failed on bbbbbbbb)") {
+	s.f.Lock()
+	s.f.Broken[a] = idB
+	s.f.Unlock()
+	if why := s.unfinished(10 * fleettest.Heartbeat); !strings.Contains(why, a+" (it is failed/failed on bbbbbbbb)") {
 		s.Error(why)
 	}
 	if s.target(b) != idA {
@@ -186,10 +187,10 @@ func (s *scene) testFails() {
 
 func (s *scene) testVanishes() {
 	name := s.place("a")
-	wait := s.during(name, func(to string) { s.f.agents[to].vanish() })
-	s.f.etcd.set(s.f.key("job/anchor.service/object"), "{}") // so that A is not the emptiest
-	s.f.etcd.set(s.f.key("job/anchor.service/target-state"), loaded)
-	s.f.etcd.set(s.f.key("job/anchor.service/target"), idA)
+	wait := s.during(name, func(to string) { s.f.Agents[to].Vanish() })
+	s.f.Etcd.Set(s.f.Key("job/anchor.service/object"), "{}") // so that A is not the emptiest
+	s.f.Etcd.Set(s.f.Key("job/anchor.service/target-state"), loaded)
+	s.f.Etcd.Set(s.f.Key("job/anchor.service/target"), idA)
 	s.drain(fleetlink.Order{})
 	wait()
 	s.up(name, idC)
@@ -226,13 +227,13 @@ func (s *scene) testMetadata() {
 	for i := range 3 {
 		name := fmt.Sprintf("opt%d.service", i)
 		s.unit(name, loaded, "X-Fleet:MachineMetadata=reboot=ok")
-		s.f.etcd.set(s.f.key("job", name, "target"), idA)
+		s.f.Etcd.Set(s.f.Key("job", name, "target"), idA)
 		s.wish(name, launched)
 		names = append(names, name)
 	}
 	for _, name := range names {
 		s.until(name+" runs", func() bool { return len(s.where(name)) == 1 })
-		s.f.etcd.set(s.f.key("job", name, "target"), idA)
+		s.f.Etcd.Set(s.f.Key("job", name, "target"), idA)
 		s.up(name, idA)
 	}
 	l := s.cordon()
@@ -243,7 +244,7 @@ func (s *scene) testMetadata() {
 	if err := l.Drain(s.within(enough), fleetlink.Order{Progress: func([]fleetlink.Workload) {
 		up := 0
 		for _, id := range []string{idA, idB, idC} {
-			up += len(s.f.agents[id].running())
+			up += len(s.f.Agents[id].Up())
 		}
 		least = min(least, up)
 	}}); err != nil {
@@ -254,27 +255,27 @@ func (s *scene) testMetadata() {
 	}
 	s.resume()
 	s.until("the machine's own metadata is seen again", func() bool { return s.metadata("reboot") == "ok" })
-	if _, _, err := s.f.keys.Get(s.Context(), s.f.key("machines", idA, "metadata", "reboot")); !etcd2.Is(err, etcd2.KeyNotFound) {
+	if _, _, err := s.f.Keys.Get(s.Context(), s.f.Key("machines", idA, "metadata", "reboot")); !etcd2.Is(err, etcd2.KeyNotFound) {
 		s.Errorf("our override of the metadata is still there: %v", err)
 	}
 }
 
 func (s *scene) testOverride() {
 	for before, foreign := range map[string]bool{"blue": false, "": false, "draining": true} {
-		s.f.etcd.set(s.f.key("machines", idA, "metadata", "reboot"), before)
+		s.f.Etcd.Set(s.f.Key("machines", idA, "metadata", "reboot"), before)
 		s.drain(fleetlink.Order{})
 		if s.metadata("reboot") != "draining" {
 			s.Errorf("after %q: %q", before, s.metadata("reboot"))
 		}
 		s.resume()
-		n, _, err := s.f.keys.Get(s.Context(), s.f.key("machines", idA, "metadata", "reboot"))
+		n, _, err := s.f.Keys.Get(s.Context(), s.f.Key("machines", idA, "metadata", "reboot"))
 		if err != nil || n.Value != before {
 			s.Errorf("it was overridden with %q (by somebody who drains: %t), and is %+v, %v", before, foreign, n, err)
 		}
 	}
-	s.f.etcd.set(s.f.key("machines", idA, "metadata", "reboot"), "blue")
+	s.f.Etcd.Set(s.f.Key("machines", idA, "metadata", "reboot"), "blue")
 	s.drain(fleetlink.Order{})
-	s.f.etcd.set(s.f.key("machines", idA, "metadata", "reboot"), "draining") // somebody wants it too, now
+	s.f.Etcd.Set(s.f.Key("machines", idA, "metadata", "reboot"), "draining") // somebody wants it too, now
 	s.resume()
 	if s.metadata("reboot") != "draining" {
 		s.Error("resume took off a cordon that somebody set after us")
@@ -283,7 +284,7 @@ func (s *scene) testOverride() {
 
 func (s *scene) testOthers() {
 	name := s.place("a")
-	s.f.etcd.set(s.f.prefixed("drydock", idB), `{}`)
+	s.f.Etcd.Set(prefixed(s.f, "drydock", idB), `{}`)
 	s.set(idC, "reboot", "draining")
 	want := []fleetlink.Workload{{Name: name, Why: "it can go nowhere: cccccccc has reboot=draining; bbbbbbbb is being drained as well"}}
 	if held := s.held(); !slices.Equal(held, want) {
@@ -292,19 +293,21 @@ func (s *scene) testOthers() {
 	s.set(idC, "reboot", "ok")
 	s.drain(fleetlink.Order{})
 	s.up(name, idC)
-	s.f.etcd.remove(s.f.prefixed("drydock", idB))
+	s.f.Etcd.Remove(prefixed(s.f, "drydock", idB))
 	s.resume()
 }
 
 // prefixed is a key beside fleet's own.
-func (f *fleetd) prefixed(root, name string) string { return "/" + root + f.prefix + "/" + name }
+func prefixed(f *fleettest.Fleet, root, name string) string {
+	return "/" + root + f.Prefix + "/" + name
+}
 
 func (s *scene) testAway() {
 	s.place("a")
 	wait := s.during("a.service", func(string) {
-		s.f.mute.Store(true)
-		<-time.After(5 * testHeartbeat)
-		s.f.mute.Store(false)
+		s.f.Mute.Store(true)
+		<-time.After(5 * fleettest.Heartbeat)
+		s.f.Mute.Store(false)
 	})
 	s.drain(fleetlink.Order{})
 	wait()
@@ -337,23 +340,23 @@ func (s *scene) testAilments() {
 		return fleetlink.Names(found)
 	}
 	s.drain(fleetlink.Order{Force: true})
-	s.f.mu.Lock()
-	s.f.broken["pinned.service"], s.f.broken["everywhere.service"] = idA, idA
-	s.f.mu.Unlock()
-	s.f.agents[idA].vanish()
+	s.f.Lock()
+	s.f.Broken["pinned.service"], s.f.Broken["everywhere.service"] = idA, idA
+	s.f.Unlock()
+	s.f.Agents[idA].Vanish()
 	if got := ails(); !strings.Contains(got, "fleet does not see this machine") {
 		s.Errorf("while the machine is down: %s", got)
 	}
-	s.f.agents[idA].start()
+	s.f.Agents[idA].Start()
 	s.until("the Global unit is missed", func() bool {
 		return ails() == "everywhere.service (it was up on this machine before, and is failed/failed)"
 	})
 	s.resume()
 	s.until("the stopped unit is missed", func() bool { return strings.Contains(ails(), "pinned.service (it is failed/failed on aaaaaaaa)") })
-	s.f.mu.Lock()
-	clear(s.f.broken)
-	s.f.mu.Unlock()
-	s.f.agents[idA].vanish()
-	s.f.agents[idA].start()
+	s.f.Lock()
+	clear(s.f.Broken)
+	s.f.Unlock()
+	s.f.Agents[idA].Vanish()
+	s.f.Agents[idA].Start()
 	s.until("all is well", func() bool { return ails() == "" })
 }

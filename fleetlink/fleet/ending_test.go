@@ -8,19 +8,20 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // slow has a unit take its time to end.
 func (s *scene) slow(name string, d time.Duration) {
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	s.f.slow[name] = d
+	s.f.Lock()
+	defer s.f.Unlock()
+	s.f.Slow[name] = d
 }
 
 func (s *scene) testSlow() {
 	a, b := s.place("a"), s.place("b")
 	s.slow(a, time.Hour)
-	if why := s.unfinished(20 * testHeartbeat); !strings.Contains(why, a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
+	if why := s.unfinished(20 * fleettest.Heartbeat); !strings.Contains(why, a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
 		s.Error(why)
 	}
 	if s.target(a) == idA || s.target(b) != idA {
@@ -29,27 +30,24 @@ func (s *scene) testSlow() {
 	if st, err := s.open().Standing(s.within(enough)); err != nil || !strings.Contains(fleetlink.Names(st.Left), a+" (it has not been seen to end here yet)") {
 		s.Errorf("standing %+v, %v", st, err)
 	}
-	err := s.cordon().Drain(s.within(20*testHeartbeat), fleetlink.Order{Force: true})
+	err := s.cordon().Drain(s.within(20*fleettest.Heartbeat), fleetlink.Order{Force: true})
 	if err == nil || !strings.Contains(err.Error(), a+" (it has not ended here yet: systemd calls it deactivating (stop-sigterm))") {
 		s.Errorf("drain by force while %s ends: %v", a, err)
 	}
-	agent := s.f.agents[idA]
-	agent.mu.Lock()
-	agent.units[a].until = now()
-	agent.mu.Unlock()
+	s.f.Agents[idA].End(a)
 	s.drain(fleetlink.Order{})
 	s.resume()
 }
 
 func (s *scene) testUnasked() {
-	s.o.Stop = 6 * testHeartbeat
-	for i, units := range []Units{s.f.agents[idA], nil} {
+	s.o.Stop = 6 * fleettest.Heartbeat
+	for i, units := range []Units{s.f.Agents[idA], nil} {
 		name := s.place([]string{"a", "b"}[i])
 		s.slow(name, time.Hour)
 		s.o.Units = units
-		s.f.mu.Lock()
-		s.f.systemd = errors.New("no bus")
-		s.f.mu.Unlock()
+		s.f.Lock()
+		s.f.Systemd = errors.New("no bus")
+		s.f.Unlock()
 		began, told := now(), ""
 		s.cordon()
 		o := fleetlink.Order{Force: i == 0, Progress: func(left []fleetlink.Workload) { told += fleetlink.Names(left) }}
@@ -77,7 +75,7 @@ func (s *scene) ailing() string {
 func (s *scene) ends(name, machine string) {
 	s.Helper()
 	s.up(name, machine)
-	s.f.agents[machine].finish(name)
+	s.f.Agents[machine].Finish(name)
 }
 
 func (s *scene) testEnds() {
@@ -91,8 +89,8 @@ func (s *scene) testEnds() {
 	wait()
 	to := s.target(name)
 	boot = "2"
-	s.f.agents[idA].vanish()
-	s.f.agents[idA].start()
+	s.f.Agents[idA].Vanish()
+	s.f.Agents[idA].Start()
 	s.until("the Global unit is up", func() bool { return s.ailing() == "" })
 	s.ends("everywhere.service", idA)
 	if ails := s.ailing(); ails != "" {
@@ -150,10 +148,10 @@ func (s *scene) testJob() {
 	for _, force := range []bool{false, true} {
 		s.unit("job.timer", launched)
 		s.until("the timer is somewhere", func() bool { return len(s.where("job.timer")) == 1 })
-		s.f.etcd.set(s.f.key("job/job.timer/target"), idA)
+		s.f.Etcd.Set(s.f.Key("job/job.timer/target"), idA)
 		s.up("job.timer", idA)
 		s.loaded("job.service", "X-Fleet:MachineOf=job.timer")
-		s.f.agents[idA].run("job.service")
+		s.f.Agents[idA].Run("job.service")
 		s.until("the job runs", func() bool { return len(s.where("job.service")) == 1 })
 		const why = "job.service is at work, and was not started by fleet (its desired state is loaded): to move it is to cut it off, so it is waited for until it ends"
 		want := []fleetlink.Workload{{Name: "job.service", Why: why}, {Name: "job.timer", Why: why}}
@@ -167,10 +165,10 @@ func (s *scene) testJob() {
 			s.resume()
 			return
 		}
-		if got := s.unfinished(6 * testHeartbeat); !strings.Contains(got, "job.service ("+why+")") || s.target("job.service") != idA || s.target("job.timer") != idA {
+		if got := s.unfinished(6 * fleettest.Heartbeat); !strings.Contains(got, "job.service ("+why+")") || s.target("job.service") != idA || s.target("job.timer") != idA {
 			s.Errorf("%s; the job is on %s, its timer on %s", got, s.target("job.service"), s.target("job.timer"))
 		}
-		s.f.agents[idA].finish("job.service")
+		s.f.Agents[idA].Finish("job.service")
 		s.drain(fleetlink.Order{})
 		to := s.target("job.timer")
 		s.up("job.timer", to)
@@ -178,8 +176,8 @@ func (s *scene) testJob() {
 			s.Errorf("the timer is on %s, its job on %s", to, s.target("job.service"))
 		}
 		s.resume()
-		s.f.etcd.set(s.f.key("job/job.timer/target"), idA)
-		s.f.etcd.set(s.f.key("job/job.service/target"), idA)
+		s.f.Etcd.Set(s.f.Key("job/job.timer/target"), idA)
+		s.f.Etcd.Set(s.f.Key("job/job.service/target"), idA)
 		s.up("job.timer", idA)
 	}
 }
@@ -187,10 +185,10 @@ func (s *scene) testJob() {
 func (s *scene) testSocket() {
 	s.unit("web.socket", launched)
 	s.until("the socket is somewhere", func() bool { return len(s.where("web.socket")) == 1 })
-	s.f.etcd.set(s.f.key("job/web.socket/target"), idA)
+	s.f.Etcd.Set(s.f.Key("job/web.socket/target"), idA)
 	s.up("web.socket", idA)
 	s.loaded("web.service", "X-Fleet:MachineOf=web.socket")
-	s.f.agents[idA].run("web.service")
+	s.f.Agents[idA].Run("web.service")
 	s.until("the daemon runs", func() bool { return len(s.where("web.service")) == 1 })
 	if held := s.held(); len(held) > 0 {
 		s.Errorf("preflight %v", held)
@@ -215,7 +213,7 @@ func (s *scene) testStopped() {
 	s.wish("one.service", loaded)
 	s.resume()
 	s.up("two.service", idA)
-	if n, _, err := s.f.keys.Get(s.Context(), s.f.key("job/one.service/target-state")); err != nil || n.Value != loaded {
+	if n, _, err := s.f.Keys.Get(s.Context(), s.f.Key("job/one.service/target-state")); err != nil || n.Value != loaded {
 		s.Errorf("resume started what a person had stopped: %+v, %v", n, err)
 	}
 	if ails := s.ailing(); ails != "" {
@@ -225,17 +223,17 @@ func (s *scene) testStopped() {
 
 // testLag: fleet's API tells of our cordon late.
 func (s *scene) testLag() {
-	s.f.etcd.set(s.f.key("machines", idA, "metadata", "reboot"), "blue")
+	s.f.Etcd.Set(s.f.Key("machines", idA, "metadata", "reboot"), "blue")
 	s.until("it is seen", func() bool { return s.metadata("reboot") == "blue" })
-	s.f.lag(true)
+	s.f.Lag(true)
 	s.cordon()
 	s.cordon()
-	s.f.lag(false)
+	s.f.Lag(false)
 	if s.metadata("reboot") != "draining" {
 		s.Errorf("after the cordon: %q", s.metadata("reboot"))
 	}
 	s.resume()
-	if n, _, err := s.f.keys.Get(s.Context(), s.f.key("machines", idA, "metadata", "reboot")); err != nil || n.Value != "blue" {
+	if n, _, err := s.f.Keys.Get(s.Context(), s.f.Key("machines", idA, "metadata", "reboot")); err != nil || n.Value != "blue" {
 		s.Errorf("it was overridden with blue, and is %+v, %v", n, err)
 	}
 }

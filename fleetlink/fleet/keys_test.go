@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // TestKeys is the v2 client against a real etcd: each condition, and a watch that
 // comes too late.
 func TestKeys(t *testing.T) {
-	e := startEtcd(t)
-	c, ctx := e.client(t), t.Context()
+	e := fleettest.StartEtcd(t)
+	c, ctx := e.Client(t), t.Context()
 	made, err := c.Create(ctx, "/_t/web@1.service/target", "a")
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +47,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("the first change after %d: %+v, %v", made.ModifiedIndex, n, err)
 	}
 	for i := range 1100 { // etcd keeps a thousand events
-		if err := e.set("/_noise", fmt.Sprint(i)); err != nil {
+		if err := e.Set("/_noise", fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -59,7 +60,7 @@ func TestKeys(t *testing.T) {
 	if _, err := c.Wait(short, "/_t", index); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a watch of nothing: %v", err)
 	}
-	thaw := e.freeze()
+	thaw := e.Freeze()
 	frozen, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	if _, _, err := c.Get(frozen, "/_t"); err == nil {

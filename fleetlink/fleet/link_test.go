@@ -17,6 +17,7 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 	"github.com/drydock-os/drydock/fleetlink/linktest"
 )
 
@@ -228,10 +229,10 @@ func (c *crew) cluster(pace time.Duration) linktest.Cluster {
 }
 
 // testOptions are those of machine A of a fleet of the tests.
-func (f *fleetd) options() Options {
-	return Options{Endpoint: f.endpoint, Etcd: etcd2.Options{Endpoints: []string{f.etcd.url}}, Prefix: f.prefix,
-		Heartbeat: testHeartbeat + testHeartbeat/4, Poll: testTick, Stop: 20 * testHeartbeat, Timeout: 2 * time.Second,
-		Machine: fleetlink.Machine{ID: idA, Hostname: "web-1"}, Instance: "one", Record: &notes{}, Units: f.agents[idA]}
+func options(f *fleettest.Fleet) Options {
+	return Options{Endpoint: f.Endpoint, Etcd: etcd2.Options{Endpoints: []string{f.Etcd.URL}}, Prefix: f.Prefix,
+		Heartbeat: fleettest.Heartbeat + fleettest.Heartbeat/4, Poll: fleettest.Tick, Stop: 20 * fleettest.Heartbeat, Timeout: 2 * time.Second,
+		Machine: fleetlink.Machine{ID: idA, Hostname: "web-1"}, Instance: "one", Record: &notes{}, Units: f.Agents[idA]}
 }
 
 func three() map[string]map[string]string {
@@ -241,29 +242,29 @@ func three() map[string]map[string]string {
 // TestLink runs the contract against the tests' own fleet, with and without a key
 // of metadata that closes a machine.
 func TestLink(t *testing.T) {
-	e := startEtcd(t)
+	e := fleettest.StartEtcd(t)
 	for name, key := range map[string]string{"plain": "", "with a cordon of metadata": "reboot"} {
 		t.Run(name, func(t *testing.T) {
 			linktest.Test(t, func(t *testing.T) linktest.Cluster {
-				f := startFleet(t, e, three())
-				o := f.options()
+				f := fleettest.Start(t, e, three())
+				o := options(f)
 				if key != "" {
 					o.CordonKey, o.CordonValue = key, "draining"
 				}
 				c := newCrew(t, o)
-				cluster := c.cluster(8 * testHeartbeat)
+				cluster := c.cluster(8 * fleettest.Heartbeat)
 				cluster.Reboot = func() {
-					f.agents[idA].vanish()
-					<-time.After(testHeartbeat)
-					f.agents[idA].start()
+					f.Agents[idA].Vanish()
+					<-time.After(fleettest.Heartbeat)
+					f.Agents[idA].Start()
 				}
 				cluster.Silence = func() func() {
 					if key == "" {
-						f.mute.Store(true)
-						thaw := e.freeze()
-						return func() { f.mute.Store(false); thaw() }
+						f.Mute.Store(true)
+						thaw := e.Freeze()
+						return func() { f.Mute.Store(false); thaw() }
 					}
-					return e.freeze()
+					return e.Freeze()
 				}
 				return cluster
 			})
@@ -310,10 +311,10 @@ func TestRealFleet(t *testing.T) {
 
 // state of everything below fleet's prefix that a link could leave something in:
 // all but heartbeats and states.
-func (f *fleetd) remains(t *testing.T) map[string]string {
+func remains(f *fleettest.Fleet, t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	root, _, err := f.keys.Get(t.Context(), f.prefix)
+	root, _, err := f.Keys.Get(t.Context(), f.Prefix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +328,7 @@ func (f *fleetd) remains(t *testing.T) map[string]string {
 		}
 	}
 	walk(root)
-	if dir, _, err := f.keys.Get(t.Context(), recordsKey+f.prefix); len(dir.Nodes) > 0 || err != nil && !etcd2.Is(err, etcd2.KeyNotFound) {
+	if dir, _, err := f.Keys.Get(t.Context(), recordsKey+f.Prefix); len(dir.Nodes) > 0 || err != nil && !etcd2.Is(err, etcd2.KeyNotFound) {
 		t.Errorf("a record is left: %v, %v", dir.Nodes, err)
 	}
 	return all

@@ -12,11 +12,12 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // grant makes a user of etcd's v2 API who may read all and write below paths
 // (Documentation/v2/auth_api.md of etcd), and returns its password's file.
-func (e *etcdProcess) grant(t *testing.T, user string, paths ...string) string {
+func grant(t *testing.T, e *fleettest.Etcd, user string, paths ...string) string {
 	t.Helper()
 	writes := ""
 	if len(paths) > 0 {
@@ -26,7 +27,7 @@ func (e *etcdProcess) grant(t *testing.T, user string, paths ...string) string {
 		{"roles/" + user, fmt.Sprintf(`{"role":%q,"permissions":{"kv":{"read":["/*"],"write":[%s]}}}`, user, writes)},
 		{"users/" + user, fmt.Sprintf(`{"user":%q,"password":"secret","roles":[%q]}`, user, user)},
 	} {
-		e.auth(t, http.MethodPut, r.path, r.body)
+		auth(t, e, http.MethodPut, r.path, r.body)
 	}
 	file := filepath.Join(t.TempDir(), user)
 	if err := os.WriteFile(file, []byte("secret\n"), 0o600); err != nil {
@@ -35,9 +36,9 @@ func (e *etcdProcess) grant(t *testing.T, user string, paths ...string) string {
 	return file
 }
 
-func (e *etcdProcess) auth(t *testing.T, method, path, body string) {
+func auth(t *testing.T, e *fleettest.Etcd, method, path, body string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, e.url+"/v2/auth/"+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), method, e.URL+"/v2/auth/"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,13 +57,13 @@ func (e *etcdProcess) auth(t *testing.T, method, path, body string) {
 // TestLacking: what a user of a real etcd may not write is named; asking writes
 // nothing, and no event for those that watch.
 func TestLacking(t *testing.T) {
-	e := startEtcd(t)
+	e := fleettest.StartEtcd(t)
 	const own = "/drydock/_coreos.com/fleet/" + idA
-	if err := e.set("/_coreos.com/fleet/machines/"+idA+"/object", "{}"); err != nil {
+	if err := e.Set("/_coreos.com/fleet/machines/"+idA+"/object", "{}"); err != nil {
 		t.Fatal(err)
 	}
 	open := func(user, password string) *Link {
-		o := Options{Etcd: etcd2.Options{Endpoints: []string{e.url}, User: user, PasswordFile: password}, CordonKey: "reboot", CordonValue: "draining",
+		o := Options{Etcd: etcd2.Options{Endpoints: []string{e.URL}, User: user, PasswordFile: password}, CordonKey: "reboot", CordonValue: "draining",
 			Machine: fleetlink.Machine{ID: idA}, Record: &notes{}}
 		l, err := Open(o)
 		if err != nil {
@@ -73,9 +74,9 @@ func TestLacking(t *testing.T) {
 	if lacking, err := open("", "").Lacking(t.Context(), true); err != nil || len(lacking) > 0 {
 		t.Errorf("without authentication: %q, %v", lacking, err)
 	}
-	e.auth(t, http.MethodPut, "users/root", `{"user":"root","password":"root"}`)
-	users := map[string]string{"reader": e.grant(t, "reader"), "mover": e.grant(t, "mover", "/_coreos.com/fleet/*"), "all": e.grant(t, "all", "/_coreos.com/fleet/*", "/drydock/*")}
-	e.auth(t, http.MethodPut, "enable", "")
+	auth(t, e, http.MethodPut, "users/root", `{"user":"root","password":"root"}`)
+	users := map[string]string{"reader": grant(t, e, "reader"), "mover": grant(t, e, "mover", "/_coreos.com/fleet/*"), "all": grant(t, e, "all", "/_coreos.com/fleet/*", "/drydock/*")}
+	auth(t, e, http.MethodPut, "enable", "")
 	_, before, err := open("all", users["all"]).etcd.Get(t.Context(), "/_coreos.com") // its users are in the same store
 	if err != nil {
 		t.Fatal(err)

@@ -10,12 +10,13 @@ import (
 
 	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
+	"github.com/drydock-os/drydock/fleetlink/fleet/fleettest"
 )
 
 // A scene is a fleet of three machines in one test.
 type scene struct {
 	*crew
-	f *fleetd
+	f *fleettest.Fleet
 }
 
 func (s *scene) within(d time.Duration) context.Context {
@@ -24,7 +25,7 @@ func (s *scene) within(d time.Duration) context.Context {
 	return ctx
 }
 
-const enough = 150 * testHeartbeat
+const enough = 150 * fleettest.Heartbeat
 
 func (s *scene) cordon() *Link {
 	s.Helper()
@@ -62,7 +63,7 @@ func (s *scene) resume() {
 			s.Fatal(err)
 		}
 	}
-	s.f.remains(s.T)
+	remains(s.f, s.T)
 }
 
 func (s *scene) held() []fleetlink.Workload {
@@ -75,28 +76,35 @@ func (s *scene) held() []fleetlink.Workload {
 }
 
 func (s *scene) target(name string) string {
-	n, _, err := s.f.keys.Get(s.Context(), s.f.key("job", name, "target"))
+	n, _, err := s.f.Keys.Get(s.Context(), s.f.Key("job", name, "target"))
 	if err != nil && !etcd2.Is(err, etcd2.KeyNotFound) {
 		s.Fatal(err)
 	}
 	return n.Value
 }
 
+// An event is something that a unit did.
+type event struct{ what, unit, machine string }
+
 // before checks that one event came before another, both did.
 func (s *scene) before(a, b event) {
 	s.Helper()
-	s.f.mu.Lock()
-	defer s.f.mu.Unlock()
-	i, j := slices.Index(s.f.events, a), slices.Index(s.f.events, b)
-	if i < 0 || j < 0 || i > j {
-		s.Errorf("%v is to come before %v: %v", a, b, s.f.events)
+	if i, j := s.when(a), s.when(b); i < 0 || j < 0 || i > j {
+		s.Errorf("%v is to come before %v: %d, %d", a, b, i, j)
 	}
+}
+
+// when is the place of an event among all; -1: it was not.
+func (s *scene) when(want event) int {
+	s.f.Lock()
+	defer s.f.Unlock()
+	return slices.IndexFunc(s.f.Events, func(e fleettest.Event) bool { return event{e.What, e.Unit, e.Machine} == want })
 }
 
 // wanted checks that the schedule wants the same of all units as before.
 func (s *scene) wanted(before map[string]string) {
 	s.Helper()
-	after := s.f.remains(s.T)
+	after := remains(s.f, s.T)
 	for _, all := range []map[string]string{before, after} {
 		maps.DeleteFunc(all, func(k, _ string) bool { return strings.HasSuffix(k, "/target") })
 	}

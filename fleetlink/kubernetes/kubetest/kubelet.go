@@ -31,7 +31,7 @@ type Kubelet struct {
 	Starts, Ends time.Duration
 
 	plane  *Plane
-	boot   atomic.Int64
+	boot   atomic.Pointer[string]
 	stop   context.CancelFunc
 	done   sync.WaitGroup
 	mu     sync.Mutex
@@ -46,24 +46,38 @@ func now() time.Time { return time.Now() }
 // the plane, or with Leave.
 func (p *Plane) Join(name string, labels map[string]string) *Kubelet {
 	p.t.Helper()
-	k := &Kubelet{Name: name, MachineID: machineID(name), plane: p, Starts: 50 * time.Millisecond, Ends: 50 * time.Millisecond,
+	return p.JoinAs(Machine{Name: name, ID: machineID(name), Boot: name + "-boot-1"}, labels)
+}
+
+// A Machine is what a kubelet reads of the one that it runs on.
+type Machine struct{ Name, ID, Boot string }
+
+// JoinAs is Join for a machine that says itself who it is.
+func (p *Plane) JoinAs(m Machine, labels map[string]string) *Kubelet {
+	p.t.Helper()
+	k := &Kubelet{Name: m.Name, MachineID: m.ID, plane: p, Starts: 50 * time.Millisecond, Ends: 50 * time.Millisecond,
 		busy: map[types.UID]bool{}, labels: labels}
-	k.Kubeconfig = p.Kubeconfig("system:node:"+name, "system:nodes")
-	k.boot.Store(1)
+	k.Kubeconfig = p.Kubeconfig("system:node:"+m.Name, "system:nodes")
+	k.boot.Store(&m.Boot)
 	var err error
 	k.API, err = newAPI(k.Kubeconfig)
 	p.must("make a kubelet's client", err)
-	ctx, cancel := context.WithCancel(context.Background())
-	k.stop = cancel
 	p.Register(k)
-	k.done.Go(func() { k.beat(ctx) })
-	k.done.Go(func() { k.serve(ctx) })
+	k.begin()
 	p.t.Cleanup(k.Leave)
-	p.Until("node "+name+" is ready", func(ctx context.Context) bool {
+	p.Until("node "+m.Name+" is ready", func(ctx context.Context) bool {
 		n := &corev1.Node{}
-		return p.Read(ctx, "/api/v1/nodes/"+name, metav1.ListOptions{}, n) == nil && len(n.Spec.Taints) == 0
+		return p.Read(ctx, "/api/v1/nodes/"+m.Name, metav1.ListOptions{}, n) == nil && len(n.Spec.Taints) == 0
 	})
 	return k
+}
+
+// begin is the kubelet's start.
+func (k *Kubelet) begin() {
+	ctx, cancel := context.WithCancel(context.Background())
+	k.stop = cancel
+	k.done.Go(func() { k.beat(ctx) })
+	k.done.Go(func() { k.serve(ctx) })
 }
 
 // machineID makes one of a name.
@@ -85,12 +99,20 @@ func (p *Plane) Register(k *Kubelet) {
 }
 
 // BootID is the one of its machine now.
-func (k *Kubelet) BootID() string { return fmt.Sprintf("%s-boot-%d", k.Name, k.boot.Load()) }
+func (k *Kubelet) BootID() string { return *k.boot.Load() }
 
 // Leave ends the kubelet, as a machine that is switched off.
 func (k *Kubelet) Leave() {
 	k.stop()
 	k.done.Wait()
+}
+
+// PowerOn boots a machine that was switched off: its kubelet reports the node. It
+// says nothing yet of the pods that were on it before: see Revive.
+func (k *Kubelet) PowerOn(ctx context.Context, boot string) error {
+	k.boot.Store(&boot)
+	k.begin()
+	return k.Report(ctx)
 }
 
 // Reboot has the machine come up anew: another boot-id, which the kubelet reports
@@ -104,7 +126,10 @@ func (k *Kubelet) Reboot(ctx context.Context) error {
 }
 
 // Boot gives the machine another boot-id, of which nobody knows yet.
-func (k *Kubelet) Boot() { k.boot.Add(1) }
+func (k *Kubelet) Boot() {
+	boot := k.BootID() + "+"
+	k.boot.Store(&boot)
+}
 
 // Revive starts the containers of all pods that are on the node.
 func (k *Kubelet) Revive(ctx context.Context) error {

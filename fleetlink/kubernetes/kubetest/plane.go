@@ -47,6 +47,8 @@ type Plane struct {
 	pki    *pki
 	etcd   *etcdtest.Cluster
 
+	audit bool
+
 	mu    sync.Mutex
 	parts map[string]*part
 }
@@ -62,10 +64,21 @@ type part struct {
 // be made. Without DRYDOCK_KUBE=1 it skips the test.
 func Start(t testing.TB) *Plane {
 	t.Helper()
+	return start(t, false)
+}
+
+// StartAudited is Start with an API server that keeps an audit log: see Audit.
+func StartAudited(t testing.TB) *Plane {
+	t.Helper()
+	return start(t, true)
+}
+
+func start(t testing.TB, audit bool) *Plane {
+	t.Helper()
 	if os.Getenv(Wanted) != "1" {
 		t.Skipf("runs Kubernetes' control plane, which takes minutes to build: set %s=1", Wanted)
 	}
-	p := &Plane{t: t, dir: t.TempDir(), parts: map[string]*part{}, binary: build(t)}
+	p := &Plane{t: t, dir: t.TempDir(), parts: map[string]*part{}, binary: build(t), audit: audit}
 	p.etcd = etcdtest.Start(t, etcdtest.Options{Direct: true})
 	t.Cleanup(p.end)
 	p.must("make keys", func() (err error) { p.pki, err = newPKI(p.dir); return err }())
@@ -111,11 +124,15 @@ func (p *Plane) Until(what string, ok func(context.Context) bool) {
 func (p *Plane) startAPI() {
 	p.t.Helper()
 	host, port, _ := net.SplitHostPort(strings.TrimPrefix(p.url, "https://"))
-	p.run("apiserver", "--etcd-servers="+strings.Join(p.etcd.Endpoints(), ","), "--bind-address="+host, "--advertise-address="+host, "--secure-port="+port,
-		"--tls-cert-file="+p.pki.serverFile, "--tls-private-key-file="+p.pki.serverKeyFile, "--client-ca-file="+p.pki.caFile,
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+p.pki.caKeyFile, "--service-account-signing-key-file="+p.pki.caKeyFile,
+	args := []string{"--etcd-servers=" + strings.Join(p.etcd.Endpoints(), ","), "--bind-address=" + host, "--advertise-address=" + host, "--secure-port=" + port,
+		"--tls-cert-file=" + p.pki.serverFile, "--tls-private-key-file=" + p.pki.serverKeyFile, "--client-ca-file=" + p.pki.caFile,
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + p.pki.caKeyFile, "--service-account-signing-key-file=" + p.pki.caKeyFile,
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--endpoint-reconciler-type=none",
-		"--service-cluster-ip-range=10.0.0.0/24", "--max-requests-inflight=1000", "--max-mutating-requests-inflight=500")
+		"--service-cluster-ip-range=10.0.0.0/24", "--max-requests-inflight=1000", "--max-mutating-requests-inflight=500"}
+	if p.audit {
+		args = append(args, p.auditFlags()...)
+	}
+	p.run("apiserver", args...)
 	p.Until("the API server is ready", func(ctx context.Context) bool {
 		body, err := p.rest.Get().AbsPath("/readyz").MaxRetries(0).DoRaw(ctx)
 		return err == nil && string(body) == "ok"

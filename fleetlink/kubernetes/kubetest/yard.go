@@ -40,6 +40,14 @@ func (p *Plane) Yard(nodes int) *Yard {
 	return y
 }
 
+// Add has a machine join the yard.
+func (y *Yard) Add(m Machine) *Kubelet {
+	y.t.Helper()
+	k := y.JoinAs(m, map[string]string{"yard": y.Namespace})
+	y.Nodes = append(y.Nodes, k)
+	return k
+}
+
 // Close takes the yard's nodes and pods away.
 func (y *Yard) Close() {
 	ctx := context.Background()
@@ -114,6 +122,28 @@ func (y *Yard) Deployment(app string, replicas int32, wait bool) {
 	if wait {
 		y.AwaitDeployment(app, replicas)
 	}
+}
+
+// DaemonSet makes one, and returns when all its pods are ready.
+func (y *Yard) DaemonSet(app string) {
+	y.t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: y.Namespace}, Spec: appsv1.DaemonSetSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, Template: y.Template(app)}}
+	y.must("make a DaemonSet", y.Create(context.Background(), y.Path("daemonsets", ""), set))
+	y.Until("the pods of DaemonSet "+app+" are ready", func(ctx context.Context) bool {
+		var d appsv1.DaemonSet
+		return y.Read(ctx, y.Path("daemonsets", app), metav1.ListOptions{}, &d) == nil && int(d.Status.NumberReady) == len(y.Nodes)
+	})
+}
+
+// Stick keeps a pod's kubelet from ending it, until release.
+func (y *Yard) Stick(pod string) (release func()) {
+	y.t.Helper()
+	annotate := func(value any) {
+		y.must("annotate a pod", y.Patch(context.Background(), y.Path("pods", pod), map[string]any{"metadata": map[string]any{"annotations": map[string]any{NeverEnds: value}}}))
+	}
+	annotate("yes")
+	return func() { annotate(nil) }
 }
 
 // AwaitDeployment returns when a Deployment's pods are ready.

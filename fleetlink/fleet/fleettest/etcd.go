@@ -1,14 +1,18 @@
-package fleet
+package fleettest
 
 import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,15 +21,15 @@ import (
 	"github.com/drydock-os/drydock/testdata/real"
 )
 
-// etcdProcess is a real etcd that serves the v2 API: Debian's etcd-server 3.4, the
+// Etcd is a real etcd that serves the v2 API: Debian's etcd-server 3.4, the
 // last line of releases that Debian ships with it.
-type etcdProcess struct {
+type Etcd struct {
 	cmd *exec.Cmd
-	url string
+	URL string
 }
 
-// startEtcd runs an etcd until the test ends.
-func startEtcd(t *testing.T) *etcdProcess {
+// StartEtcd runs an etcd until the test ends.
+func StartEtcd(t testing.TB) *Etcd {
 	t.Helper()
 	program := real.Program(t, "etcd")
 	version, err := exec.Command(program, "--version").Output()
@@ -44,7 +48,7 @@ func startEtcd(t *testing.T) *etcdProcess {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	e := &etcdProcess{cmd, client}
+	e := &Etcd{cmd, client}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -65,7 +69,7 @@ func startEtcd(t *testing.T) *etcdProcess {
 	}
 }
 
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,8 +79,8 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// freeze has etcd answer nothing until thaw is called.
-func (e *etcdProcess) freeze() (thaw func()) {
+// Freeze has etcd answer nothing until thaw is called.
+func (e *Etcd) Freeze() (thaw func()) {
 	e.cmd.Process.Signal(syscall.SIGSTOP)
 	for range 1000 { // the signal takes its time to reach all threads
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", e.cmd.Process.Pid))
@@ -88,9 +92,10 @@ func (e *etcdProcess) freeze() (thaw func()) {
 	return func() { e.cmd.Process.Signal(syscall.SIGCONT) }
 }
 
-func (e *etcdProcess) client(t *testing.T) *etcd2.Client {
+// Client returns a client of it.
+func (e *Etcd) Client(t testing.TB) *etcd2.Client {
 	t.Helper()
-	c, err := etcd2.Open(etcd2.Options{Endpoints: []string{e.url}})
+	c, err := etcd2.Open(etcd2.Options{Endpoints: []string{e.URL}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,12 +103,12 @@ func (e *etcdProcess) client(t *testing.T) *etcd2.Client {
 }
 
 // raw writes as fleet itself does, without conditions, which etcd2 does not offer.
-func (e *etcdProcess) raw(method, key string, form url.Values) error {
+func (e *Etcd) raw(method, key string, form url.Values) error {
 	query := ""
 	if method == http.MethodDelete {
 		query = "?recursive=true"
 	}
-	u := e.url + "/v2/keys" + (&url.URL{Path: key}).EscapedPath() + query
+	u := e.URL + "/v2/keys" + (&url.URL{Path: key}).EscapedPath() + query
 	req, err := http.NewRequest(method, u, strings.NewReader(form.Encode()))
 	if err != nil {
 		return err
@@ -120,8 +125,49 @@ func (e *etcdProcess) raw(method, key string, form url.Values) error {
 	return nil
 }
 
-func (e *etcdProcess) set(key, value string) error {
+// Set writes a key as fleet itself does, without conditions.
+func (e *Etcd) Set(key, value string) error {
 	return e.raw(http.MethodPut, key, url.Values{"value": {value}})
 }
 
-func (e *etcdProcess) remove(key string) error { return e.raw(http.MethodDelete, key, nil) }
+// Remove removes a key, and what is below it, if it is there.
+func (e *Etcd) Remove(key string) error { return e.raw(http.MethodDelete, key, nil) }
+
+// A Request is one that etcd answered well.
+type Request struct {
+	At     time.Time
+	Method string // "GET", "PUT" or "DELETE"
+	Key    string
+}
+
+// Watched serves etcd at another address, until the test ends, and keeps a record
+// of what it is asked for there.
+func (e *Etcd) Watched(t testing.TB) (address string, requests func() []Request) {
+	t.Helper()
+	behind, err := url.Parse(e.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var done []Request
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	proxy.ModifyResponse = func(r *http.Response) error {
+		if r.StatusCode/100 == 2 {
+			mu.Lock()
+			defer mu.Unlock()
+			done = append(done, Request{now(), r.Request.Method, strings.TrimPrefix(r.Request.URL.Path, "/v2/keys")})
+		}
+		return nil
+	}
+	proxy.ErrorHandler = func(rw http.ResponseWriter, _ *http.Request, err error) {
+		http.Error(rw, err.Error(), http.StatusBadGateway)
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
+	return server.URL, func() []Request {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(done)
+	}
+}

@@ -1,17 +1,18 @@
-package fleet
+package fleettest
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 )
 
-// An agent is fleetd on one machine, and the systemd below it.
-type agent struct {
-	f        *fleetd
+// An Agent is fleetd on one machine, and the systemd below it.
+type Agent struct {
+	f        *Fleet
 	id       string
 	metadata map[string]string
 
@@ -31,13 +32,14 @@ type process struct {
 	launched    bool      // fleet has started it, and not stopped it since (agent/cache.go)
 }
 
-func (a *agent) start() {
+// Start boots the machine.
+func (a *Agent) Start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.mu.Lock()
 	a.cancel, a.units, a.clears = cancel, map[string]*process{}, map[string][]time.Time{}
 	a.mu.Unlock()
 	object, _ := json.Marshal(map[string]any{"ID": a.id, "PublicIP": "192.0.2.1", "Metadata": a.metadata, "Version": "1.0.0"})
-	if err := a.f.etcd.set(a.f.key("machines", a.id, "object"), string(object)); err != nil {
+	if err := a.f.Etcd.Set(a.f.Key("machines", a.id, "object"), string(object)); err != nil {
 		a.f.Error(err)
 	}
 	a.done.Go(func() {
@@ -45,34 +47,34 @@ func (a *agent) start() {
 			a.reconcile(ctx)
 			select {
 			case <-ctx.Done():
-			case <-time.After(testTick):
+			case <-time.After(Tick):
 			}
 		}
 	})
 }
 
-// kill is the end of fleetd without its own doing.
-func (a *agent) kill() {
+// Kill is the end of fleetd without its own doing.
+func (a *Agent) Kill() {
 	a.cancel()
 	a.done.Wait()
 }
 
-// vanish is a machine without power, after its TTL.
-func (a *agent) vanish() {
-	a.kill()
-	a.f.etcd.remove(a.f.key("machines", a.id, "object"))
+// Vanish is a machine without power, after its TTL.
+func (a *Agent) Vanish() {
+	a.Kill()
+	a.f.Etcd.Remove(a.f.Key("machines", a.id, "object"))
 	a.mu.Lock()
-	gone := sorted(a.units)
+	gone := slices.Sorted(maps.Keys(a.units))
 	a.units = map[string]*process{}
 	a.mu.Unlock()
 	for _, name := range gone {
-		a.f.etcd.remove(a.f.key("states", name, a.id))
-		a.f.etcd.remove(a.f.key("job", name, "job-state"))
+		a.f.Etcd.Remove(a.f.Key("states", name, a.id))
+		a.f.Etcd.Remove(a.f.Key("job", name, "job-state"))
 	}
 }
 
-// running lists what systemd has up.
-func (a *agent) running() (names []string) {
+// Up lists what systemd has up.
+func (a *Agent) Up() (names []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, p := range a.units {
@@ -83,11 +85,12 @@ func (a *agent) running() (names []string) {
 	return names
 }
 
-// Running implements Units.
-func (a *agent) Running(_ context.Context, units []string) (map[string]string, error) {
-	a.f.mu.Lock()
-	err := a.f.systemd
-	a.f.mu.Unlock()
+// Running says of those of some units that systemd has up, or on their way up or
+// down, how far they are.
+func (a *Agent) Running(_ context.Context, units []string) (map[string]string, error) {
+	a.f.Lock()
+	err := a.f.Systemd
+	a.f.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	up := map[string]string{}
@@ -99,7 +102,34 @@ func (a *agent) Running(_ context.Context, units []string) (map[string]string, e
 	return up, err
 }
 
-func (a *agent) reconcile(ctx context.Context) {
+// End has a unit that ends slowly end now.
+func (a *Agent) End(unit string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.units[unit].until = now()
+}
+
+// Await returns when units are up for good.
+func (a *Agent) Await(names ...string) {
+	a.f.Helper()
+	steady := func(name string) bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		p := a.units[name]
+		return p != nil && p.active == "active"
+	}
+	late := now().Add(time.Minute)
+	for _, name := range names {
+		for !steady(name) {
+			if now().After(late) {
+				a.f.Fatalf("%s is never up on %s", name, a.id)
+			}
+			<-time.After(Tick)
+		}
+	}
+}
+
+func (a *Agent) reconcile(ctx context.Context) {
 	machines, err := a.f.machines(ctx)
 	jobs, err2 := a.f.jobs(ctx)
 	if err != nil || err2 != nil {
@@ -116,10 +146,10 @@ func (a *agent) reconcile(ctx context.Context) {
 	for name, p := range a.units {
 		if wanted[name] == "" && !p.leaving {
 			p.leaving = true
-			a.f.etcd.remove(a.f.key("job", name, "job-state"))
+			a.f.Etcd.Remove(a.f.Key("job", name, "job-state"))
 			// The publisher deletes what was told of a unit that it is told nothing of any
 			// more, and again when it next publishes all that it has (agent/unit_state.go).
-			a.clears[name] = []time.Time{now().Add(testTick / 2), now().Add(testHeartbeat)}
+			a.clears[name] = []time.Time{now().Add(Tick / 2), now().Add(Heartbeat)}
 			a.end(name, p)
 		}
 	}
@@ -132,11 +162,11 @@ func (a *agent) reconcile(ctx context.Context) {
 		switch {
 		case p.leaving:
 		case desired == launched && !p.launched && p.active != "deactivating":
-			a.f.log("start", name, a.id)
-			p.active, p.sub, p.until, p.launched = "activating", "start-pre", now().Add(testTick), true
+			a.f.say("start", name, a.id)
+			p.active, p.sub, p.until, p.launched = "activating", "start-pre", now().Add(Tick), true
 		case desired == loaded && p.launched:
 			p.launched = false
-			a.f.etcd.remove(a.f.key("job", name, "job-state"))
+			a.f.Etcd.Remove(a.f.Key("job", name, "job-state"))
 			a.end(name, p)
 		}
 	}
@@ -144,56 +174,52 @@ func (a *agent) reconcile(ctx context.Context) {
 	a.tell(wanted)
 }
 
-// run has systemd start a unit without fleet, as a timer does.
-func (a *agent) run(name string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p := a.units[name]
-	p.active, p.sub, p.until = "active", "running", now().Add(24*time.Hour)
-	a.publish(name, p)
-}
+// Run has systemd start a unit without fleet, as a timer does.
+func (a *Agent) Run(name string) { a.become(name, "active", "running") }
 
-// finish has a unit end well by itself. fleet does not start it again.
-func (a *agent) finish(name string) {
+// Finish has a unit end well by itself. fleet does not start it again.
+func (a *Agent) Finish(name string) { a.become(name, inactive, "dead") }
+
+func (a *Agent) become(name, active, sub string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.units[name]
-	p.active, p.sub, p.until = inactive, "dead", now().Add(24*time.Hour)
+	p.active, p.sub, p.until = active, sub, now().Add(24*time.Hour)
 	a.publish(name, p)
 }
 
 // end begins to stop a unit.
-func (a *agent) end(name string, p *process) {
+func (a *Agent) end(name string, p *process) {
 	if p.active == inactive || p.active == "failed" {
 		p.active, p.sub = inactive, "dead"
 		return
 	}
-	a.f.mu.Lock()
-	slow := a.f.slow[name]
-	a.f.mu.Unlock()
-	p.active, p.sub, p.until = "deactivating", "stop-sigterm", now().Add(testTick+slow)
+	a.f.Lock()
+	slow := a.f.Slow[name]
+	a.f.Unlock()
+	p.active, p.sub, p.until = "deactivating", "stop-sigterm", now().Add(Tick+slow)
 }
 
 // pass has time pass for systemd.
-func (a *agent) pass() {
+func (a *Agent) pass() {
 	for name, p := range a.units {
 		if p.until.IsZero() || now().Before(p.until) {
 			continue
 		}
-		a.f.mu.Lock()
-		fails, flaps := a.f.broken[name] == a.id, a.f.flapping[name] == a.id
-		a.f.mu.Unlock()
+		a.f.Lock()
+		fails, flaps := a.f.Broken[name] == a.id, a.f.Flapping[name] == a.id
+		a.f.Unlock()
 		switch {
 		case p.active == "deactivating":
 			p.active, p.sub, p.until = inactive, "dead", time.Time{}
-			a.f.log("stop", name, a.id)
+			a.f.say("stop", name, a.id)
 			a.bound(name)
 		case fails:
 			p.active, p.sub, p.until = "failed", "failed", now().Add(time.Hour)
 		case flaps && p.active == "active":
-			p.active, p.sub, p.until = "activating", "auto-restart", now().Add(testHeartbeat/2)
+			p.active, p.sub, p.until = "activating", "auto-restart", now().Add(Heartbeat/2)
 		case flaps:
-			p.active, p.sub, p.until = "active", "running", now().Add(testHeartbeat/2)
+			p.active, p.sub, p.until = "active", "running", now().Add(Heartbeat/2)
 		default:
 			p.active, p.sub, p.until = "active", "running", now().Add(24*time.Hour)
 		}
@@ -202,34 +228,34 @@ func (a *agent) pass() {
 }
 
 // bound stops what is bound to a unit that has stopped (BindsTo=), as systemd does.
-func (a *agent) bound(name string) {
+func (a *Agent) bound(name string) {
 	for other, p := range a.units {
 		if slices.Contains(a.f.option(other, "Unit", "BindsTo"), name) && p.active == "active" {
 			p.active, p.sub, p.until = inactive, "dead", now().Add(24*time.Hour)
-			a.f.log("stop", other, a.id)
+			a.f.say("stop", other, a.id)
 		}
 	}
 }
 
-func (a *agent) publish(name string, p *process) {
+func (a *Agent) publish(name string, p *process) {
 	if p.leaving {
 		if p.active == inactive {
 			delete(a.units, name)
 		}
 		return
 	}
-	a.f.etcd.set(a.f.key("states", name, a.id), fmt.Sprintf(`{"loadState":"loaded","activeState":%q,"subState":%q,"machineState":{"ID":%q},"unitHash":"x"}`, p.active, p.sub, a.id))
+	a.f.Etcd.Set(a.f.Key("states", name, a.id), fmt.Sprintf(`{"loadState":"loaded","activeState":%q,"subState":%q,"machineState":{"ID":%q},"unitHash":"x"}`, p.active, p.sub, a.id))
 }
 
 // tell is the heartbeat, and the deletion that comes too late.
-func (a *agent) tell(wanted map[string]string) {
+func (a *Agent) tell(wanted map[string]string) {
 	for name, times := range a.clears {
 		if len(times) > 0 && now().After(times[0]) {
 			a.clears[name] = times[1:]
-			a.f.etcd.remove(a.f.key("states", name))
+			a.f.Etcd.Remove(a.f.Key("states", name))
 		}
 	}
-	if now().Before(a.told.Add(testHeartbeat)) {
+	if now().Before(a.told.Add(Heartbeat)) {
 		return
 	}
 	a.told = now()
@@ -239,7 +265,7 @@ func (a *agent) tell(wanted map[string]string) {
 			continue
 		}
 		if wanted[name] == launched {
-			a.f.etcd.set(a.f.key("job", name, "job-state"), a.id)
+			a.f.Etcd.Set(a.f.Key("job", name, "job-state"), a.id)
 		}
 		a.publish(name, p)
 	}
