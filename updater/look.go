@@ -243,14 +243,16 @@ func (u *Updater) note(o Observed, v view, step Step) {
 	before := u.Status()
 	u.survey(o, v, step)
 	s := u.Status()
-	same := func(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text }
 	switch {
 	case before.Step != step, before.Operation != s.Operation:
 		u.event(EventStep, s.NewVersion, nil, "%s", step)
-	case !slices.EqualFunc(before.Reasons, s.Reasons, same):
+	case !slices.EqualFunc(before.Reasons, s.Reasons, sameReason):
 		u.event(EventWaiting, s.NewVersion, nil, "%s", firstReason(s.Reasons))
 	}
 }
+
+// sameReason reports whether two reasons say the same.
+func sameReason(a, b Reason) bool { return a.Kind == b.Kind && a.Text == b.Text }
 
 // survey puts what was seen into the status.
 func (u *Updater) survey(o Observed, v view, step Step) {

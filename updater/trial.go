@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drydock-os/drydock/fleetlink"
@@ -33,6 +34,7 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 		}
 		now := u.Now()
 		u.beat()
+		u.lacks(ctx, ailments)
 		switch up := o.Up + now.Sub(began); {
 		case ctx.Err() == nil && o.onTrial() && o.Up > 0 && up >= p.Trial.Deadline && len(ailments) > 0:
 			return u.judged(Sick, fmt.Sprintf("not good %s after the boot (trial.deadline): %s", up.Round(time.Second), firstReason(ailments)))
@@ -50,6 +52,21 @@ func (u *Updater) validate(ctx context.Context, o Observed) error {
 			return u.judged(Sick, "not healthy within "+timeout.String()+": "+firstReason(ailments))
 		}
 		u.clock().Pause(ctx, healthPoll, nil)
+	}
+}
+
+// lacks has the status say what a boot that is being judged still lacks: that may
+// take minutes.
+func (u *Updater) lacks(ctx context.Context, ailments []Reason) {
+	if ctx.Err() != nil { // they were cut off
+		return
+	}
+	u.mu.Lock()
+	before, now := u.status.Reasons, append(slices.Clip(ailments), u.trouble...)
+	u.status.Reasons = now
+	u.mu.Unlock()
+	if len(ailments) > 0 && !slices.EqualFunc(before, now, sameReason) {
+		u.event(EventWaiting, "", nil, "%s", firstReason(ailments))
 	}
 }
 

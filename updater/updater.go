@@ -260,12 +260,14 @@ func (u *Updater) inLine(o Observed) bool {
 }
 
 // poll is how often a waiting machine looks at what cannot wake it, at what it
-// waits for in a queue, and at its permit while it drains: the lock wakes it when
-// something has changed there, as far as it can.
+// waits for in a queue, at its permit while it drains, and at the work that is not
+// back: the lock wakes it when something has changed there, as far as it can. No
+// scheduler does, and the next machine waits for the permit.
 const (
 	poll      = time.Minute
 	pollQueue = 30 * time.Second
 	pollDrain = 10 * time.Second
+	pollBack  = 5 * time.Second
 )
 
 // rest waits until something may have changed.
@@ -276,6 +278,8 @@ func (u *Updater) rest(ctx context.Context, o Observed, v view) {
 		wait = u.queuePoll()
 	case o.Silent && v.Facts.Permit == Held:
 		wait = again
+	case v.Facts.Permit == Held && !v.Facts.Back:
+		wait = pollBack
 	case v.Facts.Goal != NoGoal && v.Facts.Permit == Held:
 		wait = pollQueue
 	}
