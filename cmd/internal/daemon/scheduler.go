@@ -44,6 +44,7 @@ type outOfService struct {
 	Place string               `json:"place,omitempty"` // which one of that kind, and as what: policy.Scheduler.Place
 }
 
+// String is the kind, and where there is one the place.
 func (o outOfService) String() string {
 	if o.Place == "" {
 		return string(o.Kind)

@@ -260,6 +260,7 @@ type berth struct {
 	Place string               `json:"place"` // policy.Scheduler.Place
 }
 
+// String is the kind, and where there is one the place.
 func (b berth) String() string {
 	if b.Place == "" {
 		return string(b.Kind)
