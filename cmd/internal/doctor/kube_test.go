@@ -28,7 +28,7 @@ type cluster struct {
 	t       *testing.T
 	machine string // that the node claims
 	boot    string
-	word    string            // of ours, on the node; "": in service
+	word    string            // in our annotation of the node; "": in service
 	ready   string            // status of the condition
 	budget  string            // why the pod may not be evicted; "": it may
 	denied  bool              // every right that is asked for

@@ -39,6 +39,7 @@ var knownFaults = []struct {
 	{policy.Kubernetes, "is not in the cluster", "scheduler.node", "have the kubelet register it (systemctl restart kubelet), or correct scheduler.kubernetes.node"},
 	{policy.Kubernetes, "is cordoned, by us, and annotation", "scheduler.node", "kubectl uncordon gives the node back; kubectl cordon after that keeps it"},
 	{policy.Kubernetes, "two machines use its name", "scheduler.node", "give each machine its own name and its own machine-id (systemd-machine-id-setup), or correct scheduler.kubernetes.node"},
+	{policy.Kubernetes, "annotation drydock.io/out-of-service", "scheduler.node", "kubectl describe node shows its annotations and its cordon: do what is said of them"},
 	{policy.Kubernetes, "was last reported by boot", "scheduler.node", "systemctl status kubelet: it has to report this boot"},
 
 	{policy.Nomad, "lacks the right ", "scheduler.rights", rightsMend[policy.Nomad]},

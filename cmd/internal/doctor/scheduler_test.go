@@ -41,6 +41,7 @@ var schedulerIlls = []ill{
 	{id: "scheduler.answers", what: "anybody's drydockd", make: func(b *body) { b.remove(guardDaemon); b.write(guardDaemon, "#!/bin/sh\n", 0o777) }, verdict: Unknown, seen: "was not run", mend: "install drydockd"},
 	{id: "scheduler.node", what: "deleted", make: func(b *body) { b.cluster.status["/api/v1/nodes/web-1"] = 404 }, verdict: Wrong, seen: "is not in the cluster", mend: "systemctl restart kubelet"},
 	{id: "scheduler.node", what: "another's", make: func(b *body) { b.cluster.machine = strings.Repeat("f", 32) }, verdict: Wrong, seen: "two machines use its name", mend: "systemd-machine-id-setup"},
+	{id: "scheduler.node", what: "with a word that is not ours", make: func(b *body) { b.cluster.word = "hello" }, verdict: Wrong, seen: "is not one of ours", mend: "kubectl describe node"},
 	{id: "scheduler.node", what: "of the boot before", make: func(b *body) { b.cluster.boot = "another" }, verdict: Wrong, seen: "was last reported by boot", mend: "systemctl status kubelet"},
 	{id: "scheduler.rights", what: "none", make: func(b *body) { b.cluster.denied = true }, verdict: Wrong, seen: "patch nodes web-1 (to cordon it); list pods", mend: "rbac.yaml"},
 	{id: "scheduler.rights", what: "of a drain by force", make: func(b *body) { b.cluster.denied = true; b.set("drain", "on_timeout = \"force\"\n") }, verdict: Wrong, seen: "delete pods (for a drain by force)", mend: "rbac.yaml"},
