@@ -120,14 +120,38 @@ func TestHangingEtcd(t *testing.T) {
 	}
 }
 
+// TestOldNews: a watch that tells of a change that is known already, at once and
+// again and again, is not asked again before the next look.
+func TestOldNews(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		asked++
+		rw.Header().Set("X-Etcd-Index", "9")
+		fmt.Fprint(rw, `{"action":"set","node":{"key":"/f/states/a.service/m","value":"{}","modifiedIndex":7}}`)
+	}))
+	defer server.Close()
+	l, err := Open(Options{Endpoint: server.URL, Etcd: etcd2.Options{Endpoints: []string{server.URL}}, Machine: fleetlink.Machine{ID: "m"}, Record: &notes{}, Poll: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &drain{Link: l}
+	began := now()
+	d.pause(t.Context(), &view{stray: map[string]string{"a.service": "x"}, index: 8})
+	if took := time.Since(began); asked != 1 || took < l.o.Poll {
+		t.Errorf("it was asked %d times in %s", asked, took)
+	}
+}
+
 // TestRecords: a record that cannot be read, or that a newer Drydock or another
 // machine wrote, is an error that says what to do.
 func TestRecords(t *testing.T) {
-	l := &Link{o: Options{Instance: "one"}}
+	l := &Link{o: Options{Instance: "one", Prefix: "/f", Machine: fleetlink.Machine{ID: "m"}}}
 	for value, want := range map[string]string{
-		`{"version":1,"instance":"one"}`:                    "",
-		`{"version":2,"instance":"one"}`:                    "of a newer Drydock",
-		`{"version":1,"instance":"two","hostname":"web-2"}`: `called "web-2"`,
+		`{"version":1,"instance":"one"}`:                                                      "",
+		`{"version":2,"instance":"one"}`:                                                      "of a newer Drydock",
+		`{"version":1,"instance":"two","hostname":"web-2"}`:                                   "`etcdctl rm /drydock/x` does it",
+		`{"version":1,"instance":"two","cordon":{"key":"reboot","value":"no","before":null}}`: "`etcdctl rm /f/machines/m/metadata/reboot && etcdctl rm /drydock/x`",
+		`{"version":1,"instance":"two","cordon":{"key":"reboot","value":"no","before":"ok"}}`: "`etcdctl set /f/machines/m/metadata/reboot 'ok' && etcdctl rm /drydock/x`",
 		`{}`:    "it has no version",
 		`[]`:    "cannot be read",
 		``:      "cannot be read",
