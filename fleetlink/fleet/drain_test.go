@@ -85,9 +85,7 @@ func (s *scene) testStubbornAnnouncement() {
 	s.f.Slow["announce.service"] = time.Hour
 	s.f.Unlock()
 	s.o.Stop = 2 * fleettest.Heartbeat
-	if why := s.unfinished(8 * fleettest.Heartbeat); !strings.Contains(why, "announce.service does not end within") {
-		s.Error(why)
-	}
+	s.unfinished("announce.service does not end within", 4*fleettest.Heartbeat)
 	if got := s.target("db.service"); got != idA {
 		s.Errorf("db.service was moved to %s while it was announced", got)
 	}
@@ -142,9 +140,7 @@ func (s *scene) testPutBack() {
 	name := s.place("a")
 	var release func()
 	wait := s.during(name, func(string) { release = s.hold(name) })
-	if why := s.unfinished(10 * fleettest.Heartbeat); !strings.Contains(why, "has no drydock_a=yes") {
-		s.Error(why)
-	}
+	s.unfinished("has no drydock_a=yes", fleettest.Heartbeat)
 	wait()
 	s.up(name, idA)
 	release()
@@ -159,9 +155,7 @@ func (s *scene) testFlapping() {
 	s.f.Unlock()
 	s.unit("ballast.service", launched, "X-Fleet:MachineID="+idC)
 	s.up("ballast.service", idC)
-	if why := s.unfinished(16 * fleettest.Heartbeat); !strings.Contains(why, "it does not stay up there") {
-		s.Error(why)
-	}
+	s.unfinished("it does not stay up there", fleettest.Heartbeat)
 	if st, err := s.open().Standing(s.within(enough)); err != nil || st.Drained() {
 		s.Errorf("a unit flaps, and the machine counts as drained: %+v, %v", st, err)
 	}
@@ -174,9 +168,7 @@ func (s *scene) testFails() {
 	s.f.Lock()
 	s.f.Broken[a] = idB
 	s.f.Unlock()
-	if why := s.unfinished(10 * fleettest.Heartbeat); !strings.Contains(why, a+" (it is failed/failed on bbbbbbbb)") {
-		s.Error(why)
-	}
+	s.unfinished(a+" (it is failed/failed on bbbbbbbb)", 8*fleettest.Heartbeat)
 	if s.target(b) != idA {
 		s.Error("one unit failed after its move, and the next one was moved as well")
 	}

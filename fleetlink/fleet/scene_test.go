@@ -46,14 +46,21 @@ func (s *scene) drain(o fleetlink.Order) {
 	}
 }
 
-// unfinished drains for a while, and returns why it did not end.
-func (s *scene) unfinished(d time.Duration) string {
+// unfinished drains until that is told of what is left, and for a while longer.
+func (s *scene) unfinished(want string, d time.Duration) {
 	s.Helper()
-	err := s.cordon().Drain(s.within(d), fleetlink.Order{})
-	if u := (fleetlink.Unfinished{}); !errors.As(err, &u) || !errors.Is(err, context.DeadlineExceeded) {
-		s.Fatalf("drain: %v", err)
+	ctx, cancel := context.WithCancel(s.within(enough))
+	defer cancel()
+	told, last := false, ""
+	err := s.cordon().Drain(ctx, fleetlink.Order{Progress: func(left []fleetlink.Workload) {
+		if last = fleetlink.Names(left); !told && strings.Contains(last, want) {
+			told = true
+			time.AfterFunc(d, cancel)
+		}
+	}})
+	if u := (fleetlink.Unfinished{}); !told || !errors.As(err, &u) || !errors.Is(err, context.Canceled) {
+		s.Fatalf("the drain was to tell of %q; at last it told of %s, and ended: %v", want, last, err)
 	}
-	return err.Error()
 }
 
 func (s *scene) resume() {
