@@ -234,7 +234,7 @@ func TestRefusedRebootIsTakenBack(t *testing.T) {
 	if s.Staged || s.Drained || b.flags()[partition.B].Bootable() || !s.Written {
 		t.Errorf("after a refused reboot: %+v", s)
 	}
-	want := []string{"check", "write", "lock", "drain", "stage", "reboot", "unstage", "validate", "resume", "release"}
+	want := []string{"check", "write", "lock", "drain", "stage", "reboot", "unstage", "resume", "validate", "release"}
 	if got := b.steps(); !slices.Equal(got, want) {
 		t.Errorf("steps %v, want %v", got, want)
 	}

@@ -39,7 +39,7 @@ type wireRejection struct {
 	At                      int64
 }
 
-// wireDrain is an updater.Draining as (xxua(ss)): since and deadline in Unix
+// wireDrain is an updater.Draining as (xxua(ssb)): since and deadline in Unix
 // seconds, how many workloads had to leave, and of each that is left its name and
 // what it waits for. All is zero where no drain was begun.
 type wireDrain struct {
