@@ -121,12 +121,15 @@ func (s *scene) testStaysEnded() {
 	l := s.cordon()
 	ctx, cancel := context.WithCancel(s.Context())
 	defer cancel()
-	wait := s.during(name, func(to string) { s.ends(name, to); cancel() })
+	wait := s.during(name, func(string) { cancel() }) // nobody sees it up
 	if err := l.Drain(ctx, fleetlink.Order{}); err == nil {
 		s.Fatal("the drain was not cut off")
 	}
 	wait()
 	to := s.target(name)
+	if s.ends(name, to); to == idA {
+		s.Fatalf("%s was not moved", name)
+	}
 	if s.resume(); s.target(name) != to {
 		s.Errorf("%s ended well on %s and was brought back to %s, which starts it again", name, to, s.target(name))
 	}
