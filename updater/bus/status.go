@@ -41,7 +41,8 @@ type wireRejection struct {
 
 // wireDrain is an updater.Draining as (xxua(ssb)): since and deadline in Unix
 // seconds, how many workloads had to leave, and of each that is left its name and
-// what it waits for. All is zero where no drain was begun.
+// what it waits for, and whether an operator forbids that it moves. All is zero where
+// no drain was begun.
 type wireDrain struct {
 	Since, Deadline int64
 	Total           uint32
