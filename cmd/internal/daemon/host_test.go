@@ -56,6 +56,7 @@ type host struct {
 	output   *bytes.Buffer
 	boots    int
 	rebooted chan struct{}
+	asked    func() // is called while logind is asked for a reboot; nil: nobody cares
 	strategy policy.Strategy
 	first    string // when the daemon checks by itself
 	reboot   string // further lines of [reboot]

@@ -145,6 +145,9 @@ func (h *host) login() {
 		"ListInhibitors": func() ([]inhibitor, *dbus.Error) { return nil, nil },
 		"ListSessions":   func() ([]session, *dbus.Error) { return nil, nil },
 		"RebootWithFlags": func(uint64) *dbus.Error {
+			if h.asked != nil {
+				h.asked()
+			}
 			h.rebooted <- struct{}{}
 			return nil
 		},

@@ -1,15 +1,19 @@
 #!/bin/bash
-# idle.sh [--seconds N] [--drydockd FILE] prints the resident memory of drydockd
-# after it has done nothing for a minute: on the bus, with a policy file, a disk
-# of two slots, a server that it does not ask yet, and a cluster of one machine in
-# a real etcd, of which it is the coordinator; no scheduler is configured.
-# The service of RAUC, where it is installed, stands beside it.
+# idle.sh [--seconds N] [--drydockd FILE] [--machine-id ID] [--scheduler NAME=FILE]...
+# prints the resident memory of drydockd after it has done nothing for a minute: on
+# the bus, with a policy file, a disk of two slots, a server that it does not ask
+# yet, and a cluster of one machine in a real etcd, of which it is the coordinator.
+# First no scheduler is configured; then, one after the other, those whose tables of
+# the policy are in the files, and which answer. The service of RAUC, where it is
+# installed, stands beside the first.
 set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 module=$(cd "$here/../../.." && pwd)
 seconds=60
 drydockd=
+machine_id=
+schedulers=()
 
 fail() {
 	echo "idle.sh: $*" >&2
@@ -21,12 +25,18 @@ fail() {
 parse() {
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--seconds | --drydockd)
+		--seconds | --drydockd | --machine-id)
 			[ $# -ge 2 ] || fail "$1 needs a value"
-			printf -v "${1#--}" %s "$2"
+			local name=${1#--}
+			printf -v "${name//-/_}" %s "$2"
 			shift 2
 			;;
-		*) fail "usage: idle.sh [--seconds N] [--drydockd FILE]" ;;
+		--scheduler)
+			[ -r "${2#*=}" ] || fail "$1 needs a value NAME=FILE"
+			schedulers+=("$2")
+			shift 2
+			;;
+		*) fail "usage: idle.sh [--seconds N] [--drydockd FILE] [--machine-id ID] [--scheduler NAME=FILE]..." ;;
 		esac
 	done
 }
@@ -72,16 +82,18 @@ healthy() { exec 3<>"/dev/tcp/127.0.0.1/${etcd_url##*:}"; }
 # joined says that the machine is in its cluster.
 joined() { [ -s "$state/var/cluster.json" ]; }
 
-# a_machine makes what the daemon looks at: a disk image with Flatcar's two
-# slots, the running system's few files, a key and a policy.
+# a_machine CLUSTER [FILE] makes what the daemon looks at: a disk image with
+# Flatcar's two slots, the running system's few files, a key and a policy, with the
+# tables in FILE.
 a_machine() {
+	rm -rf "$state/disk" "$state/root" "$state/var"
 	local usr=5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6
 	truncate -s 64M "$state/disk"
 	printf 'label: gpt\nsize=16MiB, type=%s, name=USR-A\nsize=16MiB, type=%s, name=USR-B\n' "$usr" "$usr" |
 		sfdisk --quiet "$state/disk"
 	mkdir -p "$state"/{root/etc,root/proc/sys/kernel/random,var,boot}
 	printf 'ID=bench\nVERSION_ID=1.0.0\n' >"$state/root/etc/os-release"
-	tr -d - </proc/sys/kernel/random/uuid >"$state/root/etc/machine-id"
+	echo "${machine_id:-$(tr -d - </proc/sys/kernel/random/uuid)}" >"$state/root/etc/machine-id"
 	cp /proc/sys/kernel/random/boot_id "$state/root/proc/sys/kernel/random/"
 	openssl genrsa 2048 2>/dev/null | openssl pkey -pubout -out "$state/key.pem"
 	cat >"$state/drydock.toml" <<-POLICY
@@ -95,15 +107,17 @@ a_machine() {
 		booted = "A"
 		boot_directory = "$state/boot"
 		[cluster]
-		id = "bench"
+		id = "$1"
 		endpoints = ["$etcd_url"]
 		[group]
 		max = "1"
 	POLICY
+	[ $# -lt 2 ] || cat "$2" >>"$state/drydock.toml"
 }
 
+# start_drydockd CLUSTER [FILE] starts it on a new machine, in a cluster of its own.
 start_drydockd() {
-	a_machine
+	a_machine "$@"
 	"$drydockd" --config "$state/drydock.toml" --root "$state/root" \
 		--bus "unix:path=$state/bus" >"$state/drydockd.log" 2>&1 &
 	drydockd_pid=$!
@@ -142,13 +156,20 @@ main() {
 	build
 	private_bus
 	start_etcd
-	start_drydockd
+	start_drydockd bench
 	if command -v rauc >/dev/null; then start_rauc; fi
 	sleep "$seconds"
 	echo "| idle for $seconds s | RSS MiB | of it anonymous |"
 	echo "|---|---|---|"
 	resident "drydockd in a cluster, $(stat -c %s "$drydockd" | awk '{ printf "%.1f MB", $1 / 1e6 }')" "$drydockd_pid"
 	if [ -n "${rauc_pid:-}" ]; then resident "$(rauc --version) service" "$rauc_pid"; fi
+	local scheduler
+	for scheduler in "${schedulers[@]}"; do
+		stop "$drydockd_pid"
+		start_drydockd "bench-${scheduler%%=*}" "${scheduler#*=}"
+		sleep "$seconds"
+		resident "the same with a link to ${scheduler%%=*}" "$drydockd_pid"
+	done
 }
 
 main "$@"

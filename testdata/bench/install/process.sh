@@ -13,10 +13,10 @@ programs() {
 	done
 }
 
-# await NAME COMMAND... waits about ten seconds until COMMAND succeeds, which must
+# await NAME COMMAND... waits about half a minute until COMMAND succeeds, which must
 # itself be quick to fail. NAME has its log in $state/NAME.log.
 await() {
-	local name=$1 end=$((SECONDS + 10))
+	local name=$1 end=$((SECONDS + 30))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || fail "$name does not come up: $(tail -n 3 "$state/$name.log")"
