@@ -34,7 +34,8 @@ type Link interface {
 	// Drain has the work leave a machine that is cordoned, as gently as the
 	// scheduler knows, and returns nil when none is left of what has to leave. Where
 	// ctx ends before that, the error is an Unfinished. It does not give up by
-	// itself, how long is policy, but for what Forbids: that ends it at once.
+	// itself, how long is policy, but for what Forbids: that ends it at once, with an
+	// Unfinished that wraps ErrForbidden.
 	Drain(ctx context.Context, o Order) error
 	// Resume undoes what Cordon and Drain did, and only that. A machine that
 	// somebody else cordoned stays cordoned.
@@ -63,6 +64,9 @@ func Forbidding(ws []Workload) (barred []Workload) {
 	}
 	return barred
 }
+
+// ErrForbidden is why a drain ended that meets what Forbids.
+var ErrForbidden = errors.New("nothing is moved, by force or without, until whoever set that takes it back")
 
 // ErrNotAsked wraps the error of a link that could not be made of what the policy
 // says, or may not be used now: nothing was asked, and so it says nothing of the

@@ -32,6 +32,7 @@ type berth struct {
 	cordoned map[string]string // by whom: why
 	open     bool              // somebody took all cordons off since
 	ails     string
+	barred   string  // why an operator has it left alone; "": nobody has
 	home     []*load // its workloads
 	here     []*load // those that run on it
 }
@@ -109,6 +110,12 @@ func (s *Memory) Uncordon(machine string) {
 			delete(b.cordoned, who)
 		}
 	}
+}
+
+// Bar has a machine left alone, drained by no force, because of reason, until "".
+func (s *Memory) Bar(machine, reason string) {
+	defer s.change()()
+	s.berth(machine).barred = reason
 }
 
 // Ail makes the scheduler see something wrong with a machine, until "".
@@ -203,7 +210,11 @@ func (s *Memory) refuge() (best *berth) {
 
 // left lists what runs on a machine, and its first workload that can leave.
 func (s *Memory) left(machine string) (left []Workload, next *load) {
-	for _, w := range s.berth(machine).here {
+	b := s.berth(machine)
+	if b.barred != "" {
+		left = append(left, Workload{Name: "machine " + machine, Why: b.barred, Forbids: true})
+	}
+	for _, w := range b.here {
 		left = append(left, Workload{Name: w.name, Why: w.held})
 		if next == nil && w.held == "" {
 			next = w
@@ -278,6 +289,8 @@ func (m mooring) Drain(ctx context.Context, o Order) error {
 			told = left
 		}
 		switch {
+		case err == nil && len(Forbidding(left)) > 0:
+			err = ErrForbidden
 		case err == nil && len(left) == 0:
 			return nil
 		case err == nil && next != nil:

@@ -21,6 +21,7 @@ func TestMemory(t *testing.T) {
 			Place:    func(name string) string { s.Place("a", name); return name },
 			Here:     func() []string { return s.Workloads("a") },
 			Hold:     func(name string) func() { s.Hold(name, "its twin is down"); return func() { s.Hold(name, "") } },
+			Bar:      func() func() { s.Bar("a", "its owner said so"); return func() { s.Bar("a", "") } },
 			Closed:   func() bool { return s.Cordoned("a") },
 			Claim:    func() { s.Claim("a", "ada", true) },
 			Uncordon: func() { s.Uncordon("a") },

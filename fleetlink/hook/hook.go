@@ -155,6 +155,11 @@ func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
 		d.left[i] = r.Hooks[i].left(a.list)
 	}
 	d.tell()
+	if len(fleetlink.Forbidding(d.all())) > 0 {
+		return fleetlink.Unfinished{Left: d.all(), Err: fleetlink.ErrForbidden}
+	}
+	ctx, forbid := context.WithCancelCause(ctx)
+	defer forbid(nil)
 	for i, h := range hooks {
 		req := request{Verb: drain, Reason: o.Why, Force: o.Force, Deadline: o.Deadline}
 		heard := func(list []fleetlink.Workload) {
@@ -162,8 +167,14 @@ func (l *Link) Drain(ctx context.Context, o fleetlink.Order) error {
 				d.left[i] = list
 				d.tell()
 			}
+			if len(fleetlink.Forbidding(list)) > 0 {
+				forbid(fleetlink.ErrForbidden)
+			}
 		}
 		if err := l.until(ctx, h, req, heard); err != nil {
+			if context.Cause(ctx) == fleetlink.ErrForbidden {
+				err = fleetlink.ErrForbidden
+			}
 			return fleetlink.Unfinished{Left: d.all(), Err: err}
 		}
 		r.Hooks[i].Drained = true

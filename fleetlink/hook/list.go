@@ -62,7 +62,7 @@ func (l *lists) end() []fleetlink.Workload {
 }
 
 // parse reads a line that names a workload: "shop/web: its budget allows none",
-// or {"name":"shop/web","why":"its budget allows none"}.
+// or {"name":"shop/web","why":"its budget allows none","forbids":true}.
 func parse(text string) (w fleetlink.Workload, err error) {
 	if strings.HasPrefix(text, "{") {
 		if err := json.Unmarshal([]byte(text), &w); err != nil {
@@ -71,7 +71,7 @@ func parse(text string) (w fleetlink.Workload, err error) {
 	} else {
 		w.Name, w.Why, _ = strings.Cut(text, ": ")
 	}
-	w = fleetlink.Workload{Name: clip(w.Name, maxName), Why: clip(w.Why, maxWhy)}
+	w.Name, w.Why = clip(w.Name, maxName), clip(w.Why, maxWhy)
 	if w.Name == "" {
 		return w, fmt.Errorf("it wrote %q, which names no workload", clip(text, maxName))
 	}

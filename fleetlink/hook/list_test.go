@@ -21,6 +21,7 @@ func TestLists(t *testing.T) {
 		{"a\n\nb", []fleetlink.Workload{{Name: "b"}}, 1},
 		{"a\n\n\n", nil, 2},
 		{` {"name":"x: y","why":"é","more":[1]} `, []fleetlink.Workload{{Name: "x: y", Why: "é"}}, 0},
+		{`{"name":"db","why":"w","forbids":true}`, []fleetlink.Workload{{Name: "db", Why: "w", Forbids: true}}, 0},
 		{"\x1b[31mred\x00: \x07bell", []fleetlink.Workload{{Name: "[31mred", Why: "bell"}}, 0},
 	} {
 		told := 0

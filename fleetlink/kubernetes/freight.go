@@ -90,7 +90,7 @@ func (d *drain) barred() error {
 	if !barred {
 		return nil
 	}
-	return errors.New("nothing is moved, by force or without, until whoever set that takes it back")
+	return fleetlink.ErrForbidden
 }
 
 // note keeps a pod as it is now, and what was known of it.

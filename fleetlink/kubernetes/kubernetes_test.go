@@ -30,12 +30,16 @@ func TestLinkOnTwin(t *testing.T) {
 			Pace: 2 * time.Second,
 			Open: func() fleetlink.Link {
 				return New(fleetlink.Machine{ID: machineID, Hostname: nodeName, BootID: bootID},
-					Options{Kubeconfig: config, Retry: 200 * time.Millisecond, Timeout: 3 * time.Second})
+					Options{Kubeconfig: config, Retry: 200 * time.Millisecond, Timeout: 3 * time.Second, BlockingNode: "maintenance=never"})
 			},
 			Place: func(name string) string { return a.place(nodeName, name) },
 			Here:  func() []string { return a.on(nodeName) },
 			Hold: func(name string) func() {
 				return a.refuse(strings.TrimPrefix(name, "shop/"), "The disruption budget web needs 1 healthy pods and has 1 currently")
+			},
+			Bar: func() func() {
+				a.editNode(nodeName, func(n *corev1.Node) { n.Labels["maintenance"] = "never" })
+				return func() { a.editNode(nodeName, func(n *corev1.Node) { delete(n.Labels, "maintenance") }) }
 			},
 			Closed:   func() bool { return a.readNode(nodeName).Spec.Unschedulable },
 			Claim:    func() { a.editNode(nodeName, func(n *corev1.Node) { n.Spec.Unschedulable = true }) },

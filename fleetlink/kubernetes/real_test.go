@@ -68,13 +68,19 @@ func cluster(t *testing.T, p *kubetest.Plane) linktest.Cluster {
 	t.Cleanup(y.Close)
 	k := y.Nodes[0]
 	return linktest.Cluster{
-		Pace:  4 * time.Second,
-		Open:  func() fleetlink.Link { return link(k, kubernetes.Options{Timeout: 5 * time.Second}) },
+		Pace: 4 * time.Second,
+		Open: func() fleetlink.Link {
+			return link(k, kubernetes.Options{Timeout: 5 * time.Second, BlockingNode: "maintenance=never"})
+		},
 		Place: func(name string) string { return y.Pod(k, name) },
 		Here:  func() []string { return y.On(k) },
 		Hold: func(name string) func() {
 			_, app, _ := strings.Cut(name, "/")
 			return y.Budget("hold-"+app, app, intstr.FromInt32(1))
+		},
+		Bar: func() func() {
+			y.Label(k, "maintenance", "never")
+			return func() { y.Label(k, "maintenance", nil) }
 		},
 		Closed:   func() bool { return y.Node(k).Spec.Unschedulable },
 		Claim:    func() { y.Unschedulable(k, true) },

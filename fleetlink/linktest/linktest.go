@@ -29,6 +29,8 @@ type Cluster struct {
 	// Hold keeps a workload on this machine, as a budget does or a lack of room
 	// elsewhere, until release is called.
 	Hold func(workload string) (release func())
+	// Bar has an operator say that this machine is left alone, until lift is called.
+	Bar func() (lift func())
 	// Closed reports whether the scheduler gives this machine no new work.
 	Closed func() bool
 	// Claim cordons this machine in the name of somebody else.
@@ -62,6 +64,7 @@ func Test(t *testing.T, open func(t *testing.T) Cluster) {
 		"progress names what is left":                  (*yard).testProgress,
 		"what cannot leave is named, and leaves later": (*yard).testHeld,
 		"force ends what does not leave":               (*yard).testForce,
+		"what forbids a drain no force passes by":      (*yard).testBar,
 		"a drain cut off is resumed":                   (*yard).testCutOff,
 		"a drain cut off goes on":                      (*yard).testGoesOn,
 		"resume undoes nothing that was not done":      (*yard).testResumeAlone,
@@ -303,6 +306,30 @@ func (y *yard) testForce() {
 		y.Errorf("after a drain by force: %+v", s)
 	}
 	y.must("resume", y.Open().Resume(y.within(2)))
+	y.inService()
+}
+
+func (y *yard) testBar() {
+	y.needs("be left alone by an operator's word", y.Bar != nil)
+	names := y.place(2)
+	lift := y.Bar()
+	var held []fleetlink.Workload
+	y.until("preflight says that it is forbidden, and why", func() bool {
+		held = fleetlink.Forbidding(y.preflight())
+		return len(held) > 0 && held[0].Why != ""
+	})
+	for _, force := range []bool{false, true} {
+		err := y.out(y.Open(), fleetlink.Order{Force: force})
+		unfinished := fleetlink.Unfinished{}
+		if !errors.Is(err, fleetlink.ErrForbidden) || !errors.As(err, &unfinished) || !slices.Contains(unfinished.Left, held[0]) {
+			y.Errorf("by force %t: %v, want it forbidden by %v", force, err, held)
+		}
+		y.stays(names)
+	}
+	lift()
+	y.until("nothing forbids it any more", func() bool { return len(fleetlink.Forbidding(y.preflight())) == 0 })
+	y.must("drain", y.Open().Drain(y.within(10), fleetlink.Order{Why: why}))
+	y.must("resume", y.Open().Resume(y.within(3)))
 	y.inService()
 }
 

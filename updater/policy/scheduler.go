@@ -122,7 +122,7 @@ type FleetLink struct {
 func defaultScheduler() Scheduler {
 	return Scheduler{
 		Kind:       NoScheduler,
-		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, Volumes: true, InFlight: 16, Retry: 5 * time.Second, Timeout: 30 * time.Second},
+		Kubernetes: KubernetesLink{DaemonSets: true, Finished: true, BalancerWait: 30 * time.Second, Volumes: true, InFlight: 16, Retry: 5 * time.Second, Timeout: 30 * time.Second},
 		Nomad:      NomadLink{Address: "http://127.0.0.1:4646", SystemJobs: true},
 		Hook:       HookLink{Directory: "/etc/drydock/drain.d", AskTimeout: 8 * time.Second, ActTimeout: 2 * time.Minute, Pause: 5 * time.Second},
 		None:       HostLink{Socket: "/run/docker.sock", Grace: 90 * time.Second, StartTimeout: 90 * time.Second},
@@ -175,9 +175,6 @@ func (k KubernetesLink) validate(c *checks) {
 	c.between("scheduler.kubernetes.grace", k.Grace, 0, maxWait)
 	c.between("scheduler.kubernetes.skip_stuck", k.SkipStuck, 0, maxWait)
 	c.between("scheduler.kubernetes.balancer_wait", k.BalancerWait, 0, maxWait)
-	if k.BalancerWait > 0 && !k.LoadBalancers {
-		c.add("scheduler.kubernetes.balancer_wait", "waits for nothing: set scheduler.kubernetes.load_balancers = true")
-	}
 	c.count("scheduler.kubernetes.in_flight", k.InFlight, 1, maxInFlight)
 	c.between("scheduler.kubernetes.retry", k.Retry, time.Second, maxRetry)
 	c.between("scheduler.kubernetes.timeout", k.Timeout, time.Second, maxRequest)

@@ -201,3 +201,9 @@ func (y *Yard) Unschedulable(k *Kubelet, yes bool) {
 	y.t.Helper()
 	y.must("cordon", y.Patch(context.Background(), "/api/v1/nodes/"+k.Name, map[string]any{"spec": map[string]any{"unschedulable": yes}}))
 }
+
+// Label gives a node a label, as an operator does, or with nil takes it off.
+func (y *Yard) Label(k *Kubelet, name string, value any) {
+	y.t.Helper()
+	y.must("label", y.Patch(context.Background(), "/api/v1/nodes/"+k.Name, map[string]any{"metadata": map[string]any{"labels": map[string]any{name: value}}}))
+}
