@@ -26,7 +26,7 @@ func (u *Updater) drain(ctx context.Context, o Observed) error {
 		return fmt.Errorf("drain: %w", err)
 	}
 	u.run.begun = true
-	since, err := u.drainBegan(o)
+	since, err := u.drainBegan(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -97,13 +97,33 @@ func inTime(err error, left []fleetlink.Workload, timeout time.Duration) error {
 
 // drainBegan returns when the drain of this boot was begun, by this run of the
 // daemon or by one before it.
-func (u *Updater) drainBegan(o Observed) (time.Time, error) {
+func (u *Updater) drainBegan(ctx context.Context, o Observed) (time.Time, error) {
 	m := u.recall()
 	if d := m.Drain; d != nil && d.Boot == o.BootID && !d.Since.After(o.Now) {
 		return d.Since, nil
 	}
+	if m.Drain == nil { // a cordon of an earlier boot may have made work ill since
+		m.Ill = u.ill(ctx)
+	}
 	m.Drain, m.Returning = &Begun{Since: o.Now, Boot: o.BootID}, false
 	return o.Now, u.remember(m)
+}
+
+// ill is what is not well before a drain that nothing but an operator's word keeps
+// from beginning; before others, the preflight found nothing. Where it cannot be
+// asked, nothing was ill.
+func (u *Updater) ill(ctx context.Context) Ill {
+	p := u.Policy()
+	if p.Drain.OnTimeout != policy.Force {
+		return nil
+	}
+	bounded, cancel := u.clock().Within(ctx, p.Health.CheckTimeout)
+	defer cancel()
+	ails, err := u.Scheduler.Ailments(bounded)
+	if err != nil {
+		return nil
+	}
+	return ails[:min(len(ails), maxIll)]
 }
 
 // drainUntil drains until the order's deadline, and reports whether that is what

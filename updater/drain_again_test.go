@@ -213,6 +213,34 @@ func TestForceLiftsNoBan(t *testing.T) {
 	b.until(u, updated("1.1.0"))
 }
 
+// TestForceKnowsWhatWasIllBefore: work that is not well, and for which only a
+// drain by force does not wait, has no release rejected and no permit kept. What
+// is not well in another way after the reboot does.
+func TestForceKnowsWhatWasIllBefore(t *testing.T) {
+	logs := fleetlink.Workload{Name: "kube-system/logs", Why: "container main is in CrashLoopBackOff"}
+	worse := fleetlink.Workload{Name: logs.Name, Why: "its image is gone"}
+	for _, tt := range []struct {
+		onTimeout policy.OnTimeout
+		after     fleetlink.Workload
+		release   string
+	}{{policy.Force, logs, "1.1.0"}, {policy.Force, worse, "1.0.0"}, {policy.Abort, logs, "1.0.0"}} {
+		b := ready(t)
+		b.policy.Drain.OnTimeout = tt.onTimeout
+		b.policy.Health.Timeout = time.Second
+		b.adjust = func(u *updater.Updater) {
+			u.Scheduler = odd{Link: u.Scheduler, ailments: func(context.Context) ([]fleetlink.Workload, error) {
+				if id, err := b.machine.Identity(); err != nil || id.Release != "1.0.0" {
+					return []fleetlink.Workload{tt.after}, err
+				}
+				return []fleetlink.Workload{logs}, nil
+			}}
+		}
+		b.live(func(s updater.Status) bool {
+			return s.Release == tt.release && (len(s.Rejected) == 1) == (tt.release == "1.0.0") && (updated(tt.release)(s) || tt.onTimeout == policy.Abort)
+		})
+	}
+}
+
 // TestGateBetweenGrantAndDrain: an alert begins to fire after the permit was
 // asked for and before any work is moved: the permit goes back unused.
 func TestGateBetweenGrantAndDrain(t *testing.T) {

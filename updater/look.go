@@ -182,7 +182,7 @@ func (u *Updater) returns(ctx context.Context) []Reason {
 	if err != nil {
 		return []Reason{mute(err)}
 	}
-	if len(ails) > 0 {
+	if ails = u.recall().Ill.without(ails); len(ails) > 0 {
 		return []Reason{{Kind: "return", Text: "the permit is kept until the work is back: " + fleetlink.Names(ails)}}
 	}
 	held, err := u.Scheduler.Preflight(ctx)

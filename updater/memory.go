@@ -2,8 +2,10 @@ package updater
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/partition"
 	"github.com/drydock-os/drydock/updater/fetch"
 )
@@ -27,11 +29,24 @@ type Memory struct {
 	Detail     string         `json:"detail,omitempty"`     // why, for people
 	Drain      *Begun         `json:"drain,omitempty"`      // the drain that was begun, until work is taken back
 	Returning  bool           `json:"returning,omitempty"`  // work was taken back, and the permit was not yet given back
+	Ill        Ill            `json:"ill,omitempty"`        // what was not well before the drain, until the permit is given back
 	Unfinished int            `json:"unfinished,omitempty"` // drains in a row that did not finish
 	AskAgain   time.Time      `json:"ask_again,omitzero"`   // before then no permit is asked for: the last one was not used
 	Unused     string         `json:"unused,omitempty"`     // why it was not
 	History    []HistoryEntry `json:"history,omitempty"`
 	Poll       Poll           `json:"poll"`
+}
+
+// Ill is work that was not well before anything was done, in these words. A
+// release is not guilty of it, and other machines do not wait for it.
+type Ill []fleetlink.Workload
+
+// maxIll bounds what is kept of it; of the rest a release is held guilty.
+const maxIll = 100
+
+// without leaves out what was so before.
+func (i Ill) without(ails []fleetlink.Workload) []fleetlink.Workload {
+	return slices.DeleteFunc(ails, func(w fleetlink.Workload) bool { return slices.Contains(i, w) })
 }
 
 // Begun says when a drain was begun, and in which boot.
@@ -397,7 +412,7 @@ func (m Memory) released(o Observed, pause time.Duration, why string) Memory {
 	if m.AskAgain, m.Unused = (time.Time{}), ""; o.Permit == Held && unused && !o.Perhaps {
 		m.AskAgain, m.Unused = o.Now.Add(m.unused(pause)), why
 	}
-	m.Ending, m.Detail, m.Returning = "", "", false
+	m.Ending, m.Detail, m.Returning, m.Ill = "", "", false, nil
 	return m
 }
 

@@ -85,7 +85,7 @@ func (u *Updater) misses(ctx context.Context, p policy.Policy) (reasons []Reason
 	if err != nil {
 		return []Reason{mute(err)}
 	}
-	for _, w := range ails {
+	for _, w := range u.recall().Ill.without(ails) {
 		reasons = append(reasons, Reason{Kind: "health", Text: w.String()})
 	}
 	return reasons
