@@ -94,7 +94,7 @@ func (s Standing) Drained() bool { return s.Ours && !s.Open && len(s.Left) == 0 
 
 // An Order says how a drain is to be.
 type Order struct {
-	Why      string           // for people who look at the scheduler: "drydock: reboot of web-1 into 1.1.0"
+	Why      string           // for people who look at the scheduler: "drydock: update to 1.1.0"
 	Deadline time.Time        // when the policy gives up, for schedulers that want to know; zero: never
 	Force    bool             // that was before: end what does not leave, budgets or not, still giving it its time to end
 	Progress func([]Workload) // called with what is left, at first and when that changes, from one goroutine at a time; nil: nobody listens
