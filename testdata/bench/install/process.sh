@@ -30,12 +30,12 @@ stop() {
 	kill "$1" 2>/dev/null || true
 	wait "$1" 2>/dev/null || true
 	for pid in "${pids[@]}"; do [ "$pid" = "$1" ] || kept+=("$pid"); done
-	pids=("${kept[@]}")
+	pids=(${kept[@]+"${kept[@]}"})
 }
 
+# stop_all ends the last first: an etcd waits for those who watch it.
 stop_all() {
-	local pid
-	for pid in "${pids[@]}"; do stop "$pid"; done
+	while [ ${#pids[@]} -gt 0 ]; do stop "${pids[-1]}"; done
 }
 
 # private_bus starts a D-Bus daemon that takes the system bus's place for the
