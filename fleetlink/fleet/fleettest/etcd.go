@@ -133,11 +133,12 @@ func (e *Etcd) Set(key, value string) error {
 // Remove removes a key, and what is below it, if it is there.
 func (e *Etcd) Remove(key string) error { return e.raw(http.MethodDelete, key, nil) }
 
-// A Request is one that etcd answered well.
+// A Request is one that etcd answered.
 type Request struct {
 	At     time.Time
 	Method string // "GET", "PUT" or "DELETE"
 	Key    string
+	Well   bool // with what was asked for; else that there is no such key, or that a condition does not hold
 }
 
 // Watched serves etcd at another address, until the test ends, and keeps a record
@@ -152,11 +153,9 @@ func (e *Etcd) Watched(t testing.TB) (address string, requests func() []Request)
 	var done []Request
 	proxy := httputil.NewSingleHostReverseProxy(behind)
 	proxy.ModifyResponse = func(r *http.Response) error {
-		if r.StatusCode/100 == 2 {
-			mu.Lock()
-			defer mu.Unlock()
-			done = append(done, Request{now(), r.Request.Method, strings.TrimPrefix(r.Request.URL.Path, "/v2/keys")})
-		}
+		mu.Lock()
+		defer mu.Unlock()
+		done = append(done, Request{now(), r.Request.Method, strings.TrimPrefix(r.Request.URL.Path, "/v2/keys"), r.StatusCode/100 == 2})
 		return nil
 	}
 	proxy.ErrorHandler = func(rw http.ResponseWriter, _ *http.Request, err error) {
