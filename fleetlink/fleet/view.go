@@ -188,11 +188,22 @@ func (v *view) present() error {
 func (v *view) shut() bool { return v.machines[v.self][v.o.CordonKey] == v.o.CordonValue }
 
 // up reports whether a unit of this machine's schedule has to leave: systemd here
-// runs it, or it is to run and nothing is known of it. One that has ended or
-// failed loses nothing by a reboot.
+// runs it, or it is to run and nothing is known of it, or nothing new. One that has
+// ended or failed loses nothing by a reboot.
 func (v *view) up(u *unit) bool {
 	s, known := v.here[u.name]
-	return known && s.runs() || !known && u.desired == launched && u.target == v.self
+	return known && s.runs() || u.desired == launched && u.target == v.self && (!known || v.wokenUp(u))
+}
+
+// wokenUp reports whether a unit that we stopped is wished for again, by a Resume
+// that was cut off or by somebody else. What is told of it is of before: the agent
+// may be about to start it.
+func (v *view) wokenUp(u *unit) bool {
+	if v.rec == nil {
+		return false
+	}
+	m := v.rec.line(u.name)
+	return m != nil && m.Set != "" && m.Set != u.desired
 }
 
 // A step is a group that has to leave, and where it could go.
