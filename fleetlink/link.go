@@ -5,6 +5,7 @@ package fleetlink
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -167,4 +168,23 @@ type Record interface {
 	Load() ([]byte, error)
 	// Save returns when the bytes are on the disk. None: forget.
 	Save(data []byte) error
+}
+
+// Recall reads the document that Remember saved into v; where there is none, v stays
+// as it is.
+func Recall(r Record, v any) error {
+	data, err := r.Load()
+	if err != nil || len(data) == 0 {
+		return err
+	}
+	return json.Unmarshal(data, v)
+}
+
+// Remember saves v as a JSON document.
+func Remember(r Record, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return r.Save(data)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drydock-os/drydock/fleetlink"
 	"github.com/drydock-os/drydock/fleetlink/fleet/etcd2"
 )
 
@@ -225,9 +226,6 @@ func (l *Link) expect(b backlog) error {
 }
 
 func (l *Link) expected() (b backlog, err error) {
-	data, err := l.o.Record.Load()
-	if err == nil && len(data) > 0 {
-		err = json.Unmarshal(data, &b)
-	}
+	err = fleetlink.Recall(l.o.Record, &b)
 	return b, wrap("read what has to be up again", err)
 }

@@ -1,7 +1,6 @@
 package hook
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,22 +46,14 @@ func (r record) cordoned(why string, hooks []hook) record {
 }
 
 func (l *Link) load() (r record, err error) {
-	data, err := l.Record.Load()
-	if err == nil && len(data) > 0 {
-		err = json.Unmarshal(data, &r)
-	}
-	if err != nil {
+	if err := fleetlink.Recall(l.Record, &r); err != nil {
 		return record{}, fmt.Errorf("read which hooks have this machine out of service: %w", err)
 	}
 	return r, nil
 }
 
 func (l *Link) save(r record) error {
-	data, err := json.Marshal(r)
-	if err == nil {
-		err = l.Record.Save(data)
-	}
-	if err != nil {
+	if err := fleetlink.Remember(l.Record, r); err != nil {
 		return fmt.Errorf("remember which hooks have this machine out of service: %w", err)
 	}
 	return nil

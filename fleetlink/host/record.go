@@ -1,9 +1,10 @@
 package host
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
+
+	"github.com/drydock-os/drydock/fleetlink"
 )
 
 // record is what a Link keeps.
@@ -36,22 +37,14 @@ func (r record) with(s stopped) (record, bool) {
 }
 
 func (l *Link) load() (r record, err error) {
-	data, err := l.Record.Load()
-	if err == nil && len(data) > 0 {
-		err = json.Unmarshal(data, &r)
-	}
-	if err != nil {
+	if err := fleetlink.Recall(l.Record, &r); err != nil {
 		return record{}, fmt.Errorf("read what was stopped for a reboot: %w", err)
 	}
 	return r, nil
 }
 
 func (l *Link) save(r record) error {
-	data, err := json.Marshal(r)
-	if err == nil {
-		err = l.Record.Save(data)
-	}
-	if err != nil {
+	if err := fleetlink.Remember(l.Record, r); err != nil {
 		return fmt.Errorf("remember what is stopped for a reboot: %w", err)
 	}
 	return nil
